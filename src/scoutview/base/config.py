@@ -1,0 +1,78 @@
+"""Configuration: frozen, strict models whose attribute docstrings are the help texts."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from scoutview.base.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration. Unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+    @classmethod
+    def build(cls, values: dict[str, Any]) -> Self:
+        """Validate plain values, as read from a file.
+
+        Raises:
+            ConfigError: A key is unknown (with the nearest known one) or a value is out of range.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, error)) from error
+
+    @classmethod
+    def load(cls, file: str | Path | None, overrides: dict[str, str] | None = None) -> Self:
+        """Build from a YAML or JSON file and dotted overrides such as {"views.size": "32"}.
+
+        Raises:
+            ConfigError: The file is not a mapping, a key is unknown or a value out of range.
+        """
+        values: dict[str, Any] = {}
+        if file is not None:
+            loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            if not isinstance(loaded, dict):
+                raise ConfigError(f"{file}: expected keys and values, got {type(loaded).__name__}.")
+            values = loaded
+        for dotted, text in (overrides or {}).items():
+            _set(values, dotted.split("."), yaml.safe_load(text))
+        return cls.build(values)
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(path)}: {key!r} is a value, not a group of settings.")
+    values[path[-1]] = value
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, _names(model), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            lines.append(f"Unknown setting {where!r}.{hint}")
+        else:
+            lines.append(f"{where or model.__name__}: {problem['msg']}, got {problem['input']!r}.")
+    return f"{model.__name__}: " + " ".join(lines)
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(prefix + name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names.extend(_names(kind, f"{prefix}{name}."))
+    return names

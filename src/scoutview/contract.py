@@ -1,0 +1,69 @@
+"""What the loop asks of a method or a task, and what it gives.
+
+Methods and tasks are `Objective`s. The loop calls `forward`, steps the optimiser, then `after_update`;
+between epochs it calls `between_epochs`. There are no other hooks.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from scoutview.data.batch import Batch
+
+if TYPE_CHECKING:
+    from scoutview.nn.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands. Steps and epochs count from 0."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    total_epochs: int
+    dataset_size: int
+    """Images in the training set, N."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of all steps that is done, in [0, 1]."""
+        return self.step / max(1, self.total_steps)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one forward pass returns."""
+
+    loss: Tensor
+    """Scalar, to be minimised."""
+    logs: dict[str, Tensor] = field(default_factory=dict)
+    """Detached scalars on the device; the loop reads them every few steps, never in between."""
+    features: Tensor | None = None
+    """Backbone features of the first view, (B, D), detached: what the collapse monitor watches."""
+
+
+Sweep = Callable[[], Iterator[Batch]]
+"""Starts one ordered pass over the training set with the evaluation view, sharded over the processes."""
+
+
+class Objective(nn.Module):
+    """Base of every method and task.
+
+    All that training depends on (teacher, queue, bank, assignments, counters) is a parameter or a
+    persistent buffer, so a checkpoint is `state_dict()` and nothing else.
+    """
+
+    backbone: "Backbone"
+
+    def forward(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Compute the loss of one batch."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(batch, progress).")
+
+    def after_update(self, progress: Progress) -> None:
+        """Update teacher, queue or bank after the optimiser has stepped."""
+
+    def between_epochs(self, sweep: Sweep, progress: Progress) -> None:
+        """Work over the whole training set (clustering) before the epoch `progress.epoch` begins."""

@@ -1,0 +1,1 @@
+"""Files in and out, with their geometry. NumPy only."""
