@@ -1,0 +1,1 @@
+"""Pure torch: backbones, losses, heads, queues, clustering, teachers, collectives. Knows no files."""
