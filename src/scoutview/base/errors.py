@@ -73,7 +73,5 @@ def masked(value: object) -> str:
     Returns:
         Letters as A, digits as 9, everything else kept; at most 24 characters.
     """
-    shape = "".join(
-        "9" if c.isdigit() else "A" if c.isalpha() else c for c in str(value)[:24]
-    )
+    shape = "".join("9" if c.isdigit() else "A" if c.isalpha() else c for c in str(value)[:24])
     return shape + ("…" if len(str(value)) > 24 else "")

@@ -65,7 +65,7 @@ def atomic_writer(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
     raw = _Descriptor(temporary, mode)
     try:
-        stream = io.BufferedWriter(raw, buffer_size=1 << 20)
+        stream = io.BufferedWriter(cast(Any, raw), buffer_size=1 << 20)
         yield cast(BinaryIO, stream)
         stream.flush()
         os.fsync(raw.fileno())
@@ -117,12 +117,15 @@ def read_json(path: str | Path, *, schema: str, version: int) -> dict[str, Any]:
         The object, with `schema` removed and `schema_version` kept for upgrades.
 
     Raises:
-        RunError: The file is missing, is not this schema, or comes from a newer scoutview.
+        RunError: The file is missing, damaged, of another schema, or comes from a newer scoutview.
     """
     path = Path(path)
     if not path.is_file():
         raise RunError(f"{path} does not exist; expected a {schema} file there.")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged (not JSON: {error}); restore or remove it.") from error
     if content.get("schema") != schema:
         raise RunError(f"{path}: expected schema {schema!r}, got {content.get('schema')!r}.")
     if content["schema_version"] > version:

@@ -1,8 +1,8 @@
 """Addressed randomness: a draw depends on what it is for, not on what was drawn before.
 
-One counter-based generator (Philox, Salmon et al., SC 2011) per sample, keyed by (seed, purpose) and
-addressed by (epoch, image). The same address gives the same numbers for any number of workers or
-processes, and after any resume.
+One counter-based generator (Philox, Salmon et al., SC 2011) per sample, keyed by (seed,
+purpose) and addressed by (epoch, image). The same address gives the same numbers for any number of
+workers or processes, and after any resume.
 """
 
 from typing import Final
