@@ -1,0 +1,5 @@
+"""`python -m scoutview`."""
+
+from scoutview.cli import main
+
+main()

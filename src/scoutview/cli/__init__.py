@@ -1,0 +1,50 @@
+"""The `scoutview` command. It parses the same models as `scoutview.api`, and nothing more.
+
+Commands are loaded when they are called, so `scoutview --help` imports no heavy package.
+"""
+
+import os
+import sys
+from typing import Final
+
+from cyclopts import App
+
+from scoutview import __version__
+from scoutview.base.errors import ScoutviewError
+
+_VERBS: Final = {
+    "index": "Folders of scans and tables in, a cohort out.",
+    "store": "Decode a cohort's pixels once into shards that training reads.",
+    "show": "Counts, geometry, labels and a contact sheet of a cohort.",
+    "pretrain": "Train a backbone on images without labels.",
+    "transfer": "Train and test a task from one or more initialisations.",
+    "embed": "Write a backbone's features of a cohort as a table.",
+    "compare": "Statistics, tables, figures and one results page from studies.",
+    "export": "Weights for plain timm, a model card, and ONNX.",
+    "experiment": "A grid of initialisations, label fractions and seeds, then compare.",
+    "demo": "Bundled real radiographs through the whole path, in minutes.",
+}
+
+app = App(
+    name="scoutview",
+    help="Self-supervised pre-training, transfer and honest evaluation for medical images.",
+    version=__version__,
+    help_format="plaintext",
+    version_format="plaintext",
+)
+for _verb, _help in _VERBS.items():
+    app.command(f"scoutview.cli.{_verb}:{_verb}", name=_verb, help=_help)
+
+
+def main() -> None:
+    """Run the command line; errors that scoutview raises on purpose end with status 2."""
+    try:
+        app()
+    except ScoutviewError as error:
+        if os.environ.get("SCOUTVIEW_TRACEBACK"):
+            raise
+        print(f"scoutview: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("scoutview: stopped.", file=sys.stderr)
+        sys.exit(130)
