@@ -1,0 +1,1 @@
+"""Run folders, studies, provenance, tables, figures and the results page; never imports torch."""

@@ -1,0 +1,222 @@
+"""A study: runs that are compared with each other, and what each of them stands for."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from pydantic import Field
+
+from scoutview.base.config import Config
+from scoutview.base.errors import RunError
+from scoutview.base.files import read_json, require_empty, write_json
+from scoutview.results.run import RunFolder
+
+STUDY_VERSION: Final = 1
+"""Version of study.json."""
+
+
+class Initialisation(Config):
+    """Where the weights of a compared model come from."""
+
+    name: str
+    """Short name, the same in all tables and figures."""
+    kind: Literal["run", "file", "imagenet", "random", "supervised", "raw_pixels"]
+    """A pre-training run, a file of weights, a public model, or a baseline without pre-training."""
+    method: str = ""
+    """Registry name of the pre-training method, "" for baselines."""
+    run: str = ""
+    """Folder of the pre-training run, relative to the study; "" if there is none."""
+
+
+class StudyRun(Config):
+    """One run of a study and its place in the grid."""
+
+    path: str
+    """Folder of the run, relative to the study."""
+    initialisation: str
+    """Name of one of the study's initialisations."""
+    method: str
+    """What was trained on the labels: "linear_probe", "fine_tune", "logistic_regression", ..."""
+    fraction: float = Field(gt=0, le=1)
+    """Share of the labelled training patients."""
+    seed: int = Field(ge=0)
+    """Seed of the label subset and of the training."""
+    fold: int = -1
+    """Cross-validation fold, -1 for a hold-out split."""
+
+
+class StudyContent(Config):
+    """Content of study.json."""
+
+    task: str
+    """Name of the transfer task, for example "classification"."""
+    cohort: str
+    """Folder of the cohort, relative to the study."""
+    title: str = ""
+    """What the results page is called."""
+    initialisations: tuple[Initialisation, ...] = ()
+    runs: tuple[StudyRun, ...] = ()
+    details: dict[str, Any] = Field(default_factory=dict)
+    """Plain values for the page. Known: `notes` (sentences), `dropped_duplicates` (list of
+    {"split", "of_split", "kind", "image_ids"}: what was dropped from `split` and why)."""
+
+
+class Study:
+    """A folder with study.json and the runs it names. One process writes it."""
+
+    def __init__(self, path: str | Path, content: StudyContent) -> None:
+        self.path = Path(path)
+        self.content = content
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        task: str,
+        cohort: str | Path,
+        title: str = "",
+        details: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Start a study in a new folder.
+
+        Args:
+            path: The folder.
+            task: Name of the transfer task.
+            cohort: Folder of the cohort; stored relative to the study.
+            title: What the results page is called.
+            details: Plain values for the page, see `StudyContent.details`.
+
+        Raises:
+            RunError: The folder has content already.
+        """
+        folder = require_empty(path)
+        (folder / "runs").mkdir()
+        content = StudyContent(
+            task=task, cohort=_relative(cohort, folder), title=title, details=dict(details or {})
+        )
+        study = cls(folder, content)
+        study._write(content)
+        return study
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open an existing study.
+
+        Raises:
+            RunError: There is no study in the folder, or it comes from a newer scoutview.
+        """
+        values = read_json(Path(path) / "study.json", schema="study", version=STUDY_VERSION)
+        del values["schema_version"]
+        return cls(path, StudyContent.build(values))
+
+    @property
+    def cohort(self) -> Path:
+        """Folder of the cohort."""
+        return self.path / self.content.cohort
+
+    def initialisation(self, name: str) -> Initialisation:
+        """Look an initialisation up by name.
+
+        Raises:
+            RunError: The study has none of that name.
+        """
+        for known in self.content.initialisations:
+            if known.name == name:
+                return known
+        names = ", ".join(known.name for known in self.content.initialisations)
+        raise RunError(f"{self.path}: no initialisation {name!r}; the study has: {names}.")
+
+    def pretraining(self, name: str) -> RunFolder | None:
+        """Open the pre-training run of an initialisation, None if it has none."""
+        where = self.initialisation(name).run
+        return RunFolder.open(self.path / where) if where else None
+
+    def add_initialisation(
+        self,
+        name: str,
+        kind: Literal["run", "file", "imagenet", "random", "supervised", "raw_pixels"],
+        *,
+        method: str = "",
+        run: str | Path | None = None,
+    ) -> Initialisation:
+        """Name an initialisation; the same content again changes nothing.
+
+        Raises:
+            RunError: The name is taken by a different initialisation.
+        """
+        where = _relative(run, self.path) if run is not None else ""
+        new = Initialisation(name=name, kind=kind, method=method, run=where)
+        for known in self.content.initialisations:
+            if known == new:
+                return known
+            if known.name == name:
+                raise RunError(f"{self.path}: initialisation {name!r} exists with other content.")
+        known_ones = (*self.content.initialisations, new)
+        self._write(self.content.model_copy(update={"initialisations": known_ones}))
+        return new
+
+    def add_run(
+        self, *, initialisation: str, method: str, fraction: float, seed: int, fold: int = -1
+    ) -> tuple[StudyRun, Path]:
+        """Name the folder of a run and write it into study.json; the same place again is kept.
+
+        Args:
+            initialisation: Name of one of the study's initialisations.
+            method: What is trained on the labels.
+            fraction: Share of the labelled training patients, in (0, 1].
+            seed: Seed of the label subset and of the training.
+            fold: Cross-validation fold, -1 for a hold-out split.
+
+        Returns:
+            The entry and the absolute folder, for `RunFolder.create` or, after a stop, `.open`.
+        """
+        self.initialisation(initialisation)
+        parts = [initialisation, method, f"{fraction:g}", f"seed{seed}"]
+        name = "-".join(parts + ([f"fold{fold}"] if fold >= 0 else []))
+        entry = StudyRun(
+            path=f"runs/{_safe(name)}",
+            initialisation=initialisation,
+            method=method,
+            fraction=fraction,
+            seed=seed,
+            fold=fold,
+        )
+        if entry not in self.content.runs:
+            self._write(self.content.model_copy(update={"runs": (*self.content.runs, entry)}))
+        return entry, self.path / entry.path
+
+    def add_details(self, **details: Any) -> None:
+        """Add plain values for the page, see `StudyContent.details`."""
+        merged = {**self.content.details, **details}
+        self._write(self.content.model_copy(update={"details": merged}))
+
+    def runs(self) -> Iterator[tuple[StudyRun, RunFolder]]:
+        """Open the runs that exist, in the order of study.json."""
+        for entry in self.content.runs:
+            if (self.path / entry.path / "config.json").is_file():
+                yield entry, RunFolder.open(self.path / entry.path)
+
+    def missing(self) -> list[StudyRun]:
+        """Entries whose run has not been started or has not finished."""
+        started = {entry.path: run.finished for entry, run in self.runs()}
+        return [entry for entry in self.content.runs if not started.get(entry.path, False)]
+
+    def _write(self, content: StudyContent) -> None:
+        write_json(
+            self.path / "study.json",
+            content.model_dump(mode="json"),
+            schema="study",
+            version=STUDY_VERSION,
+        )
+        self.content = content
+
+
+def _relative(target: str | Path, folder: Path) -> str:
+    # Absolute paths would name the machine and its users in a file that is passed on.
+    return os.path.relpath(Path(target).resolve(), folder.resolve())
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
