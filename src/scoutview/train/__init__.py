@@ -1,0 +1,1 @@
+"""The only training loop: fit, optimisers, schedules, checkpoints, probes, collapse monitor."""

@@ -1,0 +1,234 @@
+"""LARS in its four published forms, and optimisers built from their configurations."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from scoutview.nn.optim_config import (
+    AdamConfig,
+    AdamWConfig,
+    LARSConfig,
+    LARSVariant,
+    OptimizerConfig,
+    SGDConfig,
+)
+
+Denominator = Literal["sum_of_norms", "norm_of_sum"]
+
+
+class LARS(Optimizer):
+    """SGD with momentum whose step is scaled per parameter by |weight| / |gradient|.
+
+    A parameter group may set `adapt=False`: its parameters are not scaled (ratio 1).
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: Learning rate, >= 0.
+        momentum: Momentum, in [0, 1).
+        weight_decay: Added to the gradient as weight_decay * weight.
+        trust_coefficient: Factor of the ratio, > 0.
+        nesterov: Look one step ahead.
+        lr_in_momentum: True puts lr into the momentum buffer (paper, SimCLR), False applies it to the
+            buffer (Barlow Twins, apex). They differ when lr changes.
+        denominator: "sum_of_norms" is |g| + d |w| (paper, apex), "norm_of_sum" is |g + d w|.
+        eps: Added to the denominator (apex: 1e-8).
+        skip_zero: Where |w| or |g| is 0, also leave out the weight decay (apex).
+        clip: Never scale the learning rate up: ratio = min(ratio / lr, 1) (apex, clip=True).
+        adapt: Whether parameters are scaled; normally set per group.
+
+    Source: You et al., 2017, arXiv:1708.03888, algorithm 1; google-research/simclr
+    `lars_optimizer.py`; facebookresearch/barlowtwins `main.py`; NVIDIA/apex `LARC.py`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        nesterov: bool = False,
+        lr_in_momentum: bool = True,
+        denominator: Denominator = "sum_of_norms",
+        eps: float = 0.0,
+        skip_zero: bool = False,
+        clip: bool = False,
+        adapt: bool = True,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "nesterov": nesterov,
+            "lr_in_momentum": lr_in_momentum,
+            "denominator": denominator,
+            "eps": eps,
+            "skip_zero": skip_zero,
+            "clip": clip,
+            "adapt": adapt,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: Evaluates the model again and returns the loss; not needed.
+
+        Returns:
+            What `closure` returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        weights = [p for p in group["params"] if p.grad is not None]
+        if not weights:
+            return
+        gradients = [p.grad for p in weights]
+        lr, decay = group["lr"], group["weight_decay"]
+        if group["adapt"]:
+            updates = self._adapted(group, weights, gradients)
+        elif decay:
+            updates = torch._foreach_add(gradients, weights, alpha=decay)
+        else:
+            updates = [gradient.clone() for gradient in gradients]
+        if group["lr_in_momentum"]:
+            torch._foreach_mul_(updates, lr)
+        buffers = [self._buffer(p) for p in weights]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, updates)
+        if group["nesterov"]:
+            torch._foreach_add_(updates, buffers, alpha=group["momentum"])
+        else:
+            updates = buffers
+        torch._foreach_add_(weights, updates, alpha=-1.0 if group["lr_in_momentum"] else -lr)
+
+    def _adapted(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
+    ) -> list[Tensor]:
+        """Return ratio * (g + d w) for each parameter, without waiting for the device."""
+        decay = group["weight_decay"]
+        decayed = torch._foreach_add(gradients, weights, alpha=decay)
+        weight_norm = torch.stack(torch._foreach_norm(weights))
+        plain_norm = torch.stack(torch._foreach_norm(gradients))
+        if group["denominator"] == "sum_of_norms":
+            below = plain_norm + decay * weight_norm
+        else:
+            below = torch.stack(torch._foreach_norm(decayed))
+        ratio = group["trust_coefficient"] * weight_norm / (below + group["eps"])
+        if group["clip"]:
+            ratio = (ratio / group["lr"]).clamp(max=1.0)
+        # apex looks at the plain gradient, the others at what stands in the denominator
+        usable = (weight_norm > 0) & ((plain_norm if group["skip_zero"] else below) > 0)
+        ratio = torch.where(usable, ratio, torch.ones_like(ratio))
+        if group["skip_zero"]:
+            kept = torch._foreach_mul(weights, list((~usable).to(ratio.dtype).unbind()))
+            torch._foreach_add_(decayed, kept, alpha=-decay)
+        torch._foreach_mul_(decayed, list(ratio.unbind()))
+        return list(decayed)
+
+    def _buffer(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+
+def lars_form(variant: LARSVariant) -> dict[str, Any]:
+    """Return the arguments of `LARS` that make it one of the published forms."""
+    forms: dict[LARSVariant, dict[str, Any]] = {
+        "paper": {"lr_in_momentum": True, "denominator": "sum_of_norms"},
+        "classic": {"lr_in_momentum": True, "denominator": "norm_of_sum"},
+        "pytorch": {"lr_in_momentum": False, "denominator": "norm_of_sum"},
+        "larc": {
+            "lr_in_momentum": False,
+            "denominator": "sum_of_norms",
+            "eps": 1e-8,
+            "skip_zero": True,
+        },
+    }
+    return forms[variant]
+
+
+def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Split trainable parameters into weights and the rest (biases, norms: fewer than 2 dimensions).
+
+    Args:
+        module: What is trained.
+        config: Says whether the rest is decayed, adapted, and at which rate.
+
+    Returns:
+        One or two groups; the second is excluded from what the configuration excludes. Each holds
+        `peak`, its share of the learning rate, which the loop multiplies with the schedule.
+    """
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    weights = [p for p in trainable if p.ndim > 1]
+    rest = [p for p in trainable if p.ndim <= 1]
+    excluded: dict[str, Any] = {"params": rest, "peak": config.lr_excluded or config.lr}
+    if not config.decay_excluded:
+        excluded["weight_decay"] = 0.0
+    if isinstance(config, LARSConfig):
+        excluded["adapt"] = config.adapt_excluded
+    groups: list[dict[str, Any]] = [{"params": weights, "peak": config.lr}, excluded]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig, *, batch_size: int) -> Optimizer:
+    """Build the optimiser of a configuration, fused where PyTorch has a fused kernel.
+
+    Args:
+        module: What is trained; its parameters stand on their final device.
+        config: Which optimiser, with its settings.
+        batch_size: Images per step over all processes; the rate grows with it by `lr_per`.
+
+    Returns:
+        The optimiser. Each group has `peak`, its scaled peak learning rate.
+    """
+    scale = batch_size / config.lr_per if config.lr_per else 1.0
+    groups = parameter_groups(module, config)
+    for group in groups:
+        group["peak"] *= scale
+        group["lr"] = group["peak"]
+    lr, decay = config.lr * scale, config.weight_decay
+    match config:
+        case LARSConfig():
+            return LARS(
+                groups,
+                lr=lr,
+                momentum=config.momentum,
+                weight_decay=decay,
+                trust_coefficient=config.trust_coefficient,
+                **lars_form(config.variant),
+            )
+        case SGDConfig():
+            return torch.optim.SGD(
+                groups,
+                lr=lr,
+                momentum=config.momentum,
+                weight_decay=decay,
+                nesterov=config.nesterov,
+                fused=True,
+            )
+        case AdamConfig() | AdamWConfig():
+            kind = torch.optim.AdamW if isinstance(config, AdamWConfig) else torch.optim.Adam
+            return kind(
+                groups,
+                lr=lr,
+                betas=(config.beta1, config.beta2),
+                eps=config.eps,
+                weight_decay=decay,
+                fused=True,
+            )
