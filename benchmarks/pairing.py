@@ -1,7 +1,7 @@
 """Paired, interleaved measurement: both sides in one process, round by round.
 
-A figure of this project is a ratio of two things measured side by side, so that a busy or slow machine
-changes both. `paired` runs the sides A B A B ..., takes the ratio inside each round, and reports the
+A figure of this project is a ratio of two things measured side by side, so that a busy machine
+changes both. `paired` runs the sides A B A B ..., takes the ratio inside each round and reports the
 median ratio with its quartiles. One side is timed a second time as its own control (A/A): a control
 away from 1 means that the run says nothing, and `Report.trustworthy` is then false.
 """
@@ -62,17 +62,19 @@ class Report:
         return CONTROL[0] <= self.control.median <= CONTROL[1]
 
     def verdict(self, side: str) -> str:
-        """"met" when the lower quartile reaches the target, "missed" otherwise."""
+        """ "met" when the lower quartile reaches the target, "missed" otherwise."""
         if side not in self.targets:
             return ""
         return "met" if self.ratios[side].low >= self.targets[side] else "missed"
 
     def text(self) -> str:
         """Format the report for people."""
-        rows = [f"{self.name}: {self.what}", f"  clock: {self.clock}, rounds: {self.control.rounds}"]
+        rows = [f"{self.name}: {self.what}"]
+        rows.append(f"  clock: {self.clock}, rounds: {self.control.rounds}")
         rows += [f"  {side:<28} {rate:>12,.1f} /s" for side, rate in self.rates.items()]
         for side, ratio in self.ratios.items():
-            bar = f"  bar {self.targets[side]:g}: {self.verdict(side)}" if side in self.targets else ""
+            target = self.targets.get(side)
+            bar = "" if target is None else f"  bar {target:g}: {self.verdict(side)}"
             rows.append(f"  ours / {side:<21} {ratio}{bar}")
         sound = "ok" if self.trustworthy else "OUTSIDE 0.98-1.02: the machine was too busy"
         rows.append(f"  A/A control                  {self.control}  {sound}")
@@ -97,9 +99,9 @@ def paired(
     Args:
         name: Name of the benchmark.
         what: One line: what a unit is and at which sizes.
-        sides: Callables in order; the first is ours. Each does one round of work and returns how many
-            units it did (samples, steps, files).
-        clock: "cpu" counts this process's CPU time (all its threads), "wall" the clock on the wall.
+        sides: Callables in order; the first is ours. Each does one round of work and returns
+            how many units it did (samples, steps, files).
+        clock: "cpu" counts this process's CPU time (all its threads), "wall" the time that passed.
         rounds: Measured rounds, >= 5.
         warm_up: Rounds before, not counted.
         targets: The smallest ratio ours / other that meets the bar.
@@ -203,5 +205,5 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--out", help="write the report as JSON to this file")
     made.add_argument("--rounds", type=int, default=9)
-    made.add_argument("--quick", action="store_true", help="smaller sizes, for continuous integration")
+    made.add_argument("--quick", action="store_true", help="smaller sizes, for frequent runs")
     return made
