@@ -62,7 +62,7 @@ class Report:
         return CONTROL[0] <= self.control.median <= CONTROL[1]
 
     def verdict(self, side: str) -> str:
-        """ "met" when the lower quartile reaches the target, "missed" otherwise."""
+        """Say "met" when the lower quartile reaches the target, "missed" otherwise."""
         if side not in self.targets:
             return ""
         return "met" if self.ratios[side].low >= self.targets[side] else "missed"
