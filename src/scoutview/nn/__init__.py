@@ -1,1 +1,1 @@
-"""Pure torch: backbones, losses, heads, queues, clustering, teachers, collectives. Knows no files."""
+"""Pure torch: backbones, losses, heads, queues, clustering, teachers, collectives; no files."""

@@ -69,9 +69,9 @@ class LARSConfig(_Scaled):
 
     With w a weight, g its gradient, d the weight decay, c the trust coefficient, m the momentum:
 
-    - paper: v = m v + lr c |w| / (|g| + d |w|) (g + d w); w = w - v  (You et al., 2017, algorithm 1)
+    - paper: v = m v + lr c |w| / (|g| + d |w|) (g + d w); w = w - v  (You et al., algorithm 1)
     - classic: as paper with |g + d w| in the denominator  (google-research/simclr)
-    - pytorch: v = m v + c |w| / |g + d w| (g + d w); w = w - lr v  (facebookresearch/barlowtwins)
+    - pytorch: v = m v + c |w| / |g + d w| (g + d w); w = w - lr v  (barlowtwins)
     - larc: v = m v + c |w| / (|g| + d |w| + 1e-8) (g + d w); w = w - lr v, no decay and no scaling
       where |w| or |g| is 0  (NVIDIA apex LARC, clip=False, as SwAV uses it)
 

@@ -1,0 +1,49 @@
+"""Losses on the correlation of features over the batch."""
+
+import torch
+from torch import Tensor
+
+from scoutview.nn.gather import all_sum, world_size
+from scoutview.nn.precision import full_precision
+
+
+@full_precision
+def cross_correlation(z0: Tensor, z1: Tensor, *, eps: float = 0.0) -> Tensor:
+    """Correlate the features of two views over the batch of all processes.
+
+    Args:
+        z0: Projections of the first views, (B, D).
+        z1: Projections of the second views, (B, D); row i pairs with z0[i].
+        eps: Added to the variance. 0 is the paper's; facebookresearch/barlowtwins has 1e-5 from
+            its batch norm.
+
+    Returns:
+        Correlations, (D, D); 0 for features that do not vary.
+    """
+    n = len(z0) * world_size()
+    z = torch.stack([z0, z1])  # (2, B, D)
+    z = z - all_sum(z.sum(dim=1, keepdim=True)) / n
+    variance = all_sum(z.square().sum(dim=1, keepdim=True)) / n  # (2, 1, D)
+    z = z * (variance + eps).clamp_min(1e-12).rsqrt()  # a constant feature gives 0, not NaN
+    return all_sum(z[0].T @ z[1]) / n
+
+
+@full_precision
+def barlow_twins_loss(z0: Tensor, z1: Tensor, *, off_diagonal: float, eps: float = 0.0) -> Tensor:
+    """Push the cross-correlation of two views towards the identity.
+
+    Args:
+        z0: Projections of the first views, (B, D).
+        z1: Projections of the second views, (B, D); row i pairs with z0[i].
+        off_diagonal: Weight of the redundancy term, lambda.
+        eps: Added to the variance; see `cross_correlation`.
+
+    Returns:
+        Loss of the batch of all processes, scalar, the same in every process.
+
+    Source: Zbontar et al., 2021, arXiv:2103.03230, eq. 1 and 2.
+    """
+    c = cross_correlation(z0, z1, eps=eps)
+    diagonal = c.diagonal()
+    redundancy = c.square().sum() - diagonal.square().sum()
+    return (diagonal - 1.0).square().sum() + off_diagonal * redundancy

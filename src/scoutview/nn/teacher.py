@@ -1,0 +1,41 @@
+"""The teacher: a moving average of the student."""
+
+import copy
+import math
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def frozen_copy(module: M) -> M:
+    """Copy a module; no optimiser touches the copy's parameters."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move every teacher parameter towards the student's: t = m t + (1 - m) s.
+
+    Buffers are left alone: the teacher's batch norm keeps the statistics of what it saw.
+
+    Args:
+        teacher: Changed in place.
+        student: Same structure.
+        momentum: m, in [0, 1].
+    """
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
+
+
+def cosine_momentum(base: float, fraction: float) -> float:
+    """Raise the teacher's momentum from `base` to 1 along half a cosine.
+
+    Args:
+        base: Momentum at the start, in [0, 1].
+        fraction: Share of the training that is done; 1 is reached at 1 and kept.
+
+    Source: Grill et al., 2020, arXiv:2006.07733, section 3.2.
+    """
+    return 1.0 - (1.0 - base) * (math.cos(math.pi * min(fraction, 1.0)) + 1.0) / 2.0
