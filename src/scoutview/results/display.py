@@ -1,0 +1,397 @@
+"""Numbers as people read them: formatted tables for the page, Markdown and LaTeX."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+
+from scoutview.results.collect import Collection
+from scoutview.results.tables import Cell, Pair, Tables
+from scoutview.stats.calibration import brier, calibration_line, expected_calibration_error
+from scoutview.stats.estimate import Comparison, Estimate
+
+Align = Literal["left", "right"]
+MISSING: Final = "–"
+
+
+@dataclass(frozen=True)
+class DisplayTable:
+    """A table ready to be shown."""
+
+    name: str
+    """Name of the file, without its ending."""
+    caption: str
+    columns: tuple[str, ...]
+    align: tuple[Align, ...]
+    rows: tuple[tuple[str, ...], ...]
+    strong: frozenset[int] = frozenset()
+    """Rows to be emphasised."""
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Format a number, a dash where there is none."""
+    return MISSING if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Format a difference with its sign."""
+    return MISSING if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """Format a p-value."""
+    if math.isnan(p):
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def interval(estimate: Estimate | Comparison, digits: int = 3) -> str:
+    """Format an interval, a dash where there is none."""
+    if math.isnan(estimate.low):
+        return MISSING
+    return f"{number(estimate.low, digits)} to {number(estimate.high, digits)}"
+
+
+def percent(fraction: float) -> str:
+    """Format a label fraction."""
+    return f"{100 * fraction:g} %"
+
+
+VERDICTS: Final = {
+    "better": "yes",
+    "worse": "no: worse",
+    "no difference shown": "no: not shown",
+    "not testable": "not testable",
+}
+"""Answers to: does it beat the reference?"""
+
+
+def headline_table(tables: Tables) -> DisplayTable:
+    """Show every arm at the headline fraction, best first, beside the reference."""
+    fraction = tables.headline_fraction
+    cells = sorted(
+        (c for c in tables.cells if c.fraction == fraction), key=lambda c: -c.over_seeds.value
+    )
+    columns = ["initialisation", "seeds", "test AUC", "95 % over seeds", "95 % over patients"]
+    if tables.reference:
+        reference = tables.reference
+        columns += [f"minus {reference}", "95 % of difference", "p (Holm)", f"beats {reference}?"]
+    rows = [tuple(_headline_row(tables, cell)) for cell in cells]
+    patients = max((c.over_patients.n for c in cells), default=0)
+    tested = " p: paired t-test over shared seeds, corrected by Holm." if tables.reference else ""
+    return DisplayTable(
+        name="headline",
+        caption=(
+            f"At {percent(fraction)} of the labels, {patients} test patients. AUC: mean over seeds"
+            f"{_macro(tables)}. Over seeds: t-interval; over patients: bootstrap.{tested}"
+        ),
+        columns=tuple(columns),
+        align=_aligned(columns),
+        rows=tuple(rows),
+        strong=frozenset(i for i, cell in enumerate(cells) if cell.arm == tables.best),
+    )
+
+
+def _headline_row(tables: Tables, cell: Cell) -> list[str]:
+    row = [
+        cell.arm,
+        str(len(cell.seeds)),
+        number(cell.over_seeds.value),
+        interval(cell.over_seeds),
+        interval(cell.over_patients),
+    ]
+    if not tables.reference:
+        return row
+    if cell.arm == tables.reference:
+        return [*row, MISSING, MISSING, MISSING, "reference"]
+    pair, sign = either(tables, cell.arm, tables.reference, cell.fraction)
+    if pair is None:
+        return [*row, MISSING, MISSING, MISSING, MISSING]
+    low, high = sorted((sign * pair.t.low, sign * pair.t.high))
+    ends = MISSING if math.isnan(low) else f"{signed(low)} to {signed(high)}"
+    verdict = verdict_of(pair, sign)
+    return [*row, signed(sign * pair.t.difference), ends, p_value(pair.p_holm), VERDICTS[verdict]]
+
+
+def either(tables: Tables, a: str, b: str, fraction: float) -> tuple[Pair | None, int]:
+    """Look a pair up in any order; the sign makes its difference a - b."""
+    pair = tables.pair(a, b, fraction)
+    return (pair, 1) if pair is not None else (tables.pair(b, a, fraction), -1)
+
+
+def verdict_of(pair: Pair, sign: int) -> str:
+    """Verdict of a pair seen from its first (1) or second (-1) arm."""
+    turned = {"better": "worse", "worse": "better"}
+    return pair.verdict if sign > 0 else turned.get(pair.verdict, pair.verdict)
+
+
+def fraction_table(tables: Tables) -> DisplayTable:
+    """Show the AUC of every arm at every label fraction."""
+    fractions = sorted({cell.fraction for cell in tables.cells})
+    rows = []
+    for arm in dict.fromkeys(cell.arm for cell in tables.cells):
+        row = [arm]
+        for fraction in fractions:
+            cell = tables.cell(arm, fraction)
+            row.append(MISSING if cell is None else _with_interval(cell))
+        rows.append(tuple(row))
+    columns = ["initialisation", *map(percent, fractions)]
+    return DisplayTable(
+        name="label_fractions",
+        caption=(
+            f"Test AUC, mean over seeds{_macro(tables)}, with the 95 % t-interval over seeds;"
+            " b marks a bootstrap interval over test patients where there is one seed."
+        ),
+        columns=tuple(columns),
+        align=_aligned(columns),
+        rows=tuple(rows),
+    )
+
+
+def _with_interval(cell: Cell) -> str:
+    value = number(cell.over_seeds.value)
+    if not math.isnan(cell.over_seeds.low):
+        return f"{value} ({interval(cell.over_seeds)})"
+    if not math.isnan(cell.over_patients.low):
+        return f"{value} ({interval(cell.over_patients)} b)"
+    return value
+
+
+def difference_matrix(tables: Tables) -> DisplayTable:
+    """Show who differs from whom at the headline fraction: row minus column."""
+    fraction = tables.headline_fraction
+    cells = sorted(
+        (c for c in tables.cells if c.fraction == fraction), key=lambda c: -c.over_seeds.value
+    )
+    names = [cell.arm for cell in cells]
+    rows = []
+    for a in names:
+        row = [a]
+        for b in names:
+            pair, sign = either(tables, a, b, fraction)
+            if a == b or pair is None:
+                row.append("·")
+                continue
+            star = {"better": " ▲", "worse": " ▼"}.get(verdict_of(pair, sign), "")
+            difference = pair.t.difference
+            if math.isnan(difference):
+                difference = pair.bootstrap.difference
+            row.append(f"{signed(sign * difference)}{star}")
+        rows.append(tuple(row))
+    columns = ["row minus column", *names]
+    return DisplayTable(
+        name="differences",
+        caption=(
+            f"Difference in test AUC at {percent(fraction)} of the labels. ▲ better, ▼ worse: p <"
+            " 0.05 in the paired t-test over shared seeds, corrected by Holm within its family"
+            " (pre-trained against the reference; all other pairs). No mark: no difference shown,"
+            " which is not the same as equal."
+        ),
+        columns=tuple(columns),
+        align=_aligned(columns),
+        rows=tuple(rows),
+    )
+
+
+def pair_table(tables: Tables) -> DisplayTable:
+    """Show every comparison with all its tests."""
+    columns = [
+        "a",
+        "b",
+        "labels",
+        "seeds",
+        "a − b",
+        "95 % (t)",
+        "p (t, Holm)",
+        "95 % (bootstrap)",
+        "p (bootstrap)",
+        "95 % (DeLong)",
+        "p (DeLong)",
+        "p (Wilcoxon)",
+    ]
+    rows = tuple(
+        (
+            pair.a,
+            pair.b,
+            percent(pair.fraction),
+            str(pair.t.n),
+            signed(
+                pair.bootstrap.difference if math.isnan(pair.t.difference) else pair.t.difference
+            ),
+            interval(pair.t),
+            p_value(pair.p_holm),
+            interval(pair.bootstrap),
+            p_value(pair.bootstrap.p),
+            interval(pair.delong),
+            p_value(pair.delong.p),
+            p_value(pair.wilcoxon.p),
+        )
+        for pair in tables.pairs
+    )
+    return DisplayTable(
+        name="comparisons",
+        caption=(
+            "All comparisons. t: paired over shared seeds, asks whether other seeds would agree;"
+            " bootstrap and DeLong: paired over test patients, ask whether other patients would"
+            " agree (mean over seeds). Only the t-test is corrected for multiplicity."
+        ),
+        columns=tuple(columns),
+        align=("left", "left", *["right"] * 10),  # type: ignore[arg-type]
+        rows=rows,
+    )
+
+
+def run_table(tables: Tables) -> DisplayTable:
+    """Show every run with its own intervals."""
+    columns = [
+        "initialisation",
+        "labels",
+        "seed",
+        "fold",
+        "label",
+        "positives",
+        "images",
+        "AUC",
+        "95 % (bootstrap)",
+        "95 % (DeLong)",
+        "epoch",
+    ]
+    rows = []
+    for row in tables.runs.itertuples():
+        rows.append(
+            (
+                str(row.arm),
+                percent(row.fraction),  # type: ignore[arg-type]
+                str(row.seed),
+                MISSING if row.fold == -1 else str(row.fold),
+                str(row.label),
+                str(row.positives),
+                str(row.images),
+                number(row.auc),  # type: ignore[arg-type]
+                _ends(row.bootstrap_low, row.bootstrap_high),
+                _ends(row.delong_low, row.delong_high),
+                str(row.epoch_choice),
+            )
+        )
+    return DisplayTable(
+        name="runs",
+        caption="Every run. Intervals are over test patients.",
+        columns=tuple(columns),
+        align=("left", "right", "right", "right", "left", *["right"] * 5, "left"),  # type: ignore[arg-type]
+        rows=tuple(rows),
+    )
+
+
+def _ends(low: object, high: object) -> str:
+    if math.isnan(float(str(low))):
+        return MISSING
+    return f"{number(float(str(low)))} to {number(float(str(high)))}"
+
+
+def calibration_table(collection: Collection, tables: Tables) -> DisplayTable:
+    """Show how far probabilities can be believed at the headline fraction, mean over runs."""
+    fraction = tables.headline_fraction
+    rows = []
+    for arm in collection.arms:
+        runs = [r for r in collection.runs if (r.arm, r.entry.fraction) == (arm.name, fraction)]
+        values = []
+        for run in runs:
+            for label in tables.labels:
+                part = run.test[run.test["label"] == label]
+                target, score = part["target"].to_numpy(), part["score"].to_numpy()
+                line = calibration_line(target, score)
+                error = expected_calibration_error(target, score)
+                values.append([brier(target, score), error, line.intercept, line.slope])
+        if values:
+            means = np.mean(values, axis=0)
+            rows.append((arm.name, number(means[0]), number(means[1]), *map(signed, means[2:])))
+    columns = ["initialisation", "Brier score", "calibration error", "intercept", "slope"]
+    return DisplayTable(
+        name="calibration",
+        caption=(
+            f"Calibration at {percent(fraction)} of the labels, mean over seeds{_macro(tables)}."
+            " Brier score and expected calibration error (ten bins): smaller is better; intercept"
+            " 0 and slope 1 are perfect, a slope below 1 means overconfident."
+        ),
+        columns=tuple(columns),
+        align=_aligned(columns),
+        rows=tuple(rows),
+    )
+
+
+def _macro(tables: Tables) -> str:
+    count = len(tables.labels)
+    return f" and {count} labels" if count > 1 else ""
+
+
+def _aligned(columns: Sequence[str]) -> tuple[Align, ...]:
+    return ("left", *["right"] * (len(columns) - 1))  # type: ignore[return-value]
+
+
+# -------------------------------------------------------------------- other formats
+
+
+def to_markdown(table: DisplayTable) -> str:
+    """Write a table as GitHub Markdown, with its caption below."""
+    rule = [":--" if align == "left" else "--:" for align in table.align]
+    cells = [table.columns, rule, *table.rows]
+    lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
+    return "\n".join([*lines, "", table.caption, ""])
+
+
+_LATEX: Final = str.maketrans(
+    {
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "−": r"$-$",
+        "–": r"--",
+        "▲": r"$\blacktriangle$",
+        "▼": r"$\blacktriangledown$",
+        "·": r"$\cdot$",
+    }
+)
+
+
+def to_latex(table: DisplayTable) -> str:
+    """Write a table for LaTeX with booktabs (and amssymb for triangles)."""
+    form = "".join("l" if align == "left" else "r" for align in table.align)
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
+    body = [line(row) for row in table.rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{table.caption.translate(_LATEX)}}}",
+            rf"\label{{tab:{table.name.replace('_', '-')}}}",
+            rf"\begin{{tabular}}{{{form}}}",
+            r"\toprule",
+            line(table.columns),
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Write numbers in full precision, for other programs."""
+    return str(table.to_csv(index=False))
