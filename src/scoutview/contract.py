@@ -1,12 +1,12 @@
 """What the loop asks of a method or a task, and what it gives.
 
-Methods and tasks are `Objective`s. The loop calls `forward`, steps the optimiser, then `after_update`;
-between epochs it calls `between_epochs`. There are no other hooks.
+Methods and tasks are `Objective`s. The loop calls `forward`, steps the optimiser, then
+`after_update`; between epochs it calls `between_epochs`. There are no other hooks.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -45,8 +45,23 @@ class StepOutput:
     """Backbone features of the first view, (B, D), detached: what the collapse monitor watches."""
 
 
+@dataclass(frozen=True)
+class LabelSpec:
+    """What the targets of a batch mean."""
+
+    kind: Literal["binary", "multilabel", "multiclass"]
+    """Multi-class targets are (B,) int64, the others (B, L) float32 with L = len(names)."""
+    names: tuple[str, ...]
+    """The labels (one if binary), or the classes in the order of their numbers."""
+
+    @property
+    def outputs(self) -> int:
+        """Width of the classifier: one logit per label or class."""
+        return len(self.names)
+
+
 Sweep = Callable[[], Iterator[Batch]]
-"""Starts one ordered pass over the training set with the evaluation view, sharded over the processes."""
+"""Starts one ordered pass over the training set with the evaluation view, sharded by process."""
 
 
 class Objective(nn.Module):
@@ -66,4 +81,4 @@ class Objective(nn.Module):
         """Update teacher, queue or bank after the optimiser has stepped."""
 
     def between_epochs(self, sweep: Sweep, progress: Progress) -> None:
-        """Work over the whole training set (clustering) before the epoch `progress.epoch` begins."""
+        """Work over the whole training set (clustering) before epoch `progress.epoch` begins."""

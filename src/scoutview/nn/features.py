@@ -20,7 +20,8 @@ def feature_std(features: Tensor) -> Tensor:
 
     Source: Chen & He, 2021, arXiv:2011.10566, section 4.1 (scaled by sqrt(D)).
     """
-    return F.normalize(features, dim=1).std(dim=0).mean() * features.shape[1] ** 0.5
+    spread = F.normalize(features, dim=1).std(dim=0).mean()
+    return spread * float(features.shape[1] ** 0.5)
 
 
 @torch.no_grad()

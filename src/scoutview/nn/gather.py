@@ -1,9 +1,9 @@
 """Collectives with gradients. In one process each of them returns its input.
 
-Every process computes its part L_r of the loss such that the loss of the global batch is the mean of
-the L_r. The backward pass of a collective then sums the gradients over the processes, and the mean
-that data-parallel training takes over the parameters' gradients gives the gradient of the global
-batch exactly.
+Every process computes its part L_r of the loss such that the loss of the global batch is the mean
+of the L_r. The backward pass of a collective then sums the gradients over the processes, and the
+mean that data-parallel training takes over the parameters' gradients gives the gradient of the
+global batch exactly.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class _Gather(torch.autograd.Function):
         return _gathered(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         if dist.get_backend() == "nccl":
             own = grad.new_empty((ctx.rows, *grad.shape[1:]))
@@ -49,7 +49,7 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.contiguous().clone()
         dist.all_reduce(total)
         return total
@@ -74,7 +74,7 @@ def all_gather(x: Tensor) -> Tensor:
         return x
     if not (torch.is_grad_enabled() and x.requires_grad):
         return _gathered(x)
-    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(x)
     return gathered
 
 
@@ -89,7 +89,7 @@ def all_sum(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(x)
     return total
 
 

@@ -5,6 +5,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -28,3 +29,9 @@ def _raised(value: object) -> object:
     if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
         return value.float()
     return value
+
+
+@full_precision
+def unit(x: Tensor) -> Tensor:
+    """Scale rows (B, D) to length 1, in at least float32."""
+    return F.normalize(x, dim=1)

@@ -84,7 +84,8 @@ def _neighbours(
 ) -> list[tuple[Tensor, Tensor]]:
     """Find weights (n, k) and rows (n, k) of the nearest training images, chunk by chunk."""
     found = []
-    for part in test.split(chunk):
+    for start in range(0, len(test), chunk):
+        part = test[start : start + chunk]
         similarity, nearest = (part @ train.T).topk(min(k, len(train)), dim=1)
         found.append(((similarity / temperature).exp(), nearest))
     return found
@@ -206,7 +207,7 @@ def _minimise(
         return float(loss)
 
     with torch.enable_grad():
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
         closure()
     gradients = torch.cat([p.grad.flatten() for p in (weight, bias) if p.grad is not None])
     return int(optimizer.state[weight]["n_iter"]), float(gradients.abs().max())

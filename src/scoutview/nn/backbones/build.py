@@ -95,7 +95,7 @@ def _levels(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(i["reduction"] for i in levels), tuple(i["num_chs"] for i in levels)
 
 
-def _check_small_stem(model: nn.Module, config: BackboneConfig) -> None:
+def _check_small_stem(model: Any, config: BackboneConfig) -> None:
     if not isinstance(model, ResNet):
         raise ConfigError(
             f"small_stem needs a ResNet of timm, got {config.name!r}; set small_stem to false or"
@@ -107,7 +107,7 @@ def _check_small_stem(model: nn.Module, config: BackboneConfig) -> None:
         )
 
 
-def _replace_stem(model: ResNet, in_channels: int) -> None:
+def _replace_stem(model: Any, in_channels: int) -> None:
     """Put a 3x3 convolution of stride 1 in place of the stem and its max-pool."""
     conv = nn.Conv2d(in_channels, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as timm's others

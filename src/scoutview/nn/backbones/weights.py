@@ -31,8 +31,8 @@ def load_hub(model: Any, name: str) -> None:
         timm_state = _fetch(model)
     except (OSError, httpx.HTTPError, HfHubHTTPError) as error:
         raise ConfigError(
-            f"The weights of {name!r} cannot be fetched ({type(error).__name__}). Check the network,"
-            " or fetch the file elsewhere and give its path as weights."
+            f"The weights of {name!r} cannot be fetched ({type(error).__name__}). Check the"
+            " network, or fetch the file elsewhere and give its path as weights."
         ) from error
     _load(model, timm_state, source=f"timm {name}")
 

@@ -21,3 +21,25 @@ def normalized_regression(prediction: Tensor, target: Tensor) -> Tensor:
     """
     difference = F.normalize(prediction, dim=1) - F.normalize(target, dim=1)  # (B, D)
     return difference.square().sum(dim=1)
+
+
+@full_precision
+def symmetric_regression(
+    prediction0: Tensor, prediction1: Tensor, target0: Tensor, target1: Tensor
+) -> Tensor:
+    """Predict each view's target from the other view.
+
+    Args:
+        prediction0: Student's prediction from the first view, (B, D).
+        prediction1: Student's prediction from the second view, (B, D).
+        target0: Teacher's projection of the first view, (B, D), detached.
+        target1: Teacher's projection of the second view, (B, D), detached.
+
+    Returns:
+        Sum of the two directions, mean over the batch, scalar in [0, 8].
+
+    Source: Grill et al., 2020, arXiv:2006.07733, section 3.1.
+    """
+    forward = normalized_regression(prediction0, target1)
+    backward = normalized_regression(prediction1, target0)
+    return (forward + backward).mean()

@@ -10,6 +10,12 @@ from scoutview.nn.precision import full_precision
 
 
 @full_precision
+def prototype_scores(embeddings: Tensor, prototypes: Tensor) -> Tensor:
+    """Compare rows (B, D) with prototypes (K, D) in at least float32: (B, K)."""
+    return embeddings @ prototypes.T
+
+
+@full_precision
 def swapped_prediction(
     scores: Tensor,
     assignments: Tensor,

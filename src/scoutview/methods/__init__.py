@@ -1,0 +1,80 @@
+"""Self-supervised methods: one file each, listed here by name. Listing them loads no torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from scoutview.base.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from scoutview.contract import LabelSpec, Objective
+    from scoutview.methods.config import MethodConfig
+    from scoutview.nn.backbones import Backbone
+
+METHODS: Final[dict[str, tuple[str, str, str]]] = {
+    "barlow_twins": ("scoutview.methods.barlow_twins", "BarlowTwinsConfig", "BarlowTwins"),
+    "byol": ("scoutview.methods.byol", "BYOLConfig", "BYOL"),
+    "moco_v2": ("scoutview.methods.moco_v2", "MoCoV2Config", "MoCoV2"),
+    "simclr": ("scoutview.methods.simclr", "SimCLRConfig", "SimCLR"),
+    "supervised": ("scoutview.methods.supervised", "SupervisedConfig", "Supervised"),
+    "swav": ("scoutview.methods.swav", "SwAVConfig", "SwAV"),
+}
+"""Module, configuration class and method class of each name."""
+
+
+def config_class(name: str) -> type["MethodConfig"]:
+    """Find the configuration class of a method.
+
+    Raises:
+        ConfigError: No method has this name.
+    """
+    return cast("type[MethodConfig]", _load(name, 1))
+
+
+def method_class(name: str) -> type["Objective"]:
+    """Find the class of a method.
+
+    Raises:
+        ConfigError: No method has this name.
+    """
+    return cast("type[Objective]", _load(name, 2))
+
+
+def _load(name: str, part: int) -> Any:
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return getattr(import_module(METHODS[name][0]), METHODS[name][part])
+
+
+def build(
+    name: str,
+    backbone: "Backbone",
+    config: "MethodConfig",
+    *,
+    dataset_size: int,
+    num_groups: int = 1,
+    labels: "LabelSpec | None" = None,
+) -> "Objective":
+    """Build a method around a backbone.
+
+    Args:
+        name: A key of `METHODS`.
+        backbone: What is trained; the method adds its heads.
+        config: The method's configuration, after its `preflight`.
+        dataset_size: Images in the training set.
+        num_groups: Modality groups in the training set.
+        labels: What the targets mean, for methods that use them.
+
+    Raises:
+        ConfigError: No method has this name, or the configuration is another method's.
+    """
+    expected = config_class(name)
+    if not isinstance(config, expected):
+        raise ConfigError(
+            f"{name} needs a {expected.__name__}, got a {type(config).__name__}; build it with"
+            f" config_class({name!r})."
+        )
+    make: Any = method_class(name)
+    return cast(
+        "Objective",
+        make(backbone, config, dataset_size=dataset_size, num_groups=num_groups, labels=labels),
+    )

@@ -1,0 +1,117 @@
+"""MoCo v2: a view finds its partner among the keys that a slow teacher left in a queue.
+
+Source: Chen et al., 2020, arXiv:2003.04297; He et al., 2019, arXiv:1911.05722.
+Deviations: views without colour and without flips, because our images are grey and have a left and
+a right. The queue needs no length that is a multiple of the batch. The teacher moves after the
+optimiser instead of before the next forward pass, which is the same.
+"""
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
+from scoutview.data.batch import Batch
+from scoutview.methods.config import MethodConfig, lowered
+from scoutview.nn.backbones import Backbone
+from scoutview.nn.gather import all_gather, shuffled, unshuffled, world_size
+from scoutview.nn.heads import mlp
+from scoutview.nn.losses.contrastive import info_nce
+from scoutview.nn.optim_config import CosineSchedule, OptimizerConfig, ScheduleConfig, SGDConfig
+from scoutview.nn.precision import unit
+from scoutview.nn.queues import Queue
+from scoutview.nn.sync_batch_norm import is_synchronised
+from scoutview.nn.teacher import frozen_copy, update_teacher
+from scoutview.views.policy import Augment, Intensity, TwoCrops
+
+_AUGMENT = Augment(intensity=Intensity(brightness=0.4, contrast=0.4, blur_probability=0.5))
+
+
+class MoCoV2Config(MethodConfig):
+    """Defaults are the paper's."""
+
+    views: TwoCrops = TwoCrops(scale=(0.2, 1.0), first=_AUGMENT)
+    """Two crops of every image."""
+    hidden_dim: int = Field(default=2048, ge=1)
+    """Width of the projector's hidden layer."""
+    output_dim: int = Field(default=128, ge=1)
+    """Width of the projections."""
+    projector_layers: int = Field(default=2, ge=1)
+    """Linear layers of the projector; 1 is MoCo v1's."""
+    temperature: float = Field(default=0.2, gt=0)
+    """Softmax temperature of the loss; MoCo v1 has 0.07."""
+    momentum: float = Field(default=0.999, ge=0, le=1)
+    """Share of the teacher that stays at each update."""
+    queue_length: int = Field(default=65536, ge=1)
+    """Keys in the queue."""
+    shuffle_batch_norm: bool = True
+    """Shuffle images between processes for the keys; no effect with synchronised batch norm."""
+    optimizer: OptimizerConfig = SGDConfig(lr=0.03, weight_decay=1e-4, decay_excluded=True)
+    """Optimiser."""
+    schedule: ScheduleConfig = CosineSchedule(per="epoch")
+    """Learning-rate schedule."""
+
+    def preflight(self, dataset_size: int, batch_size: int) -> tuple["MoCoV2Config", list[str]]:
+        """Keep the queue within the data, so that an image does not meet its own old key."""
+        limit = max(batch_size, dataset_size // batch_size * batch_size)
+        config, notes = lowered(
+            self, "queue_length", limit, f"there are {dataset_size} training images"
+        )
+        if config.queue_length < batch_size:
+            notes.append(
+                f"queue_length {config.queue_length} is below the batch of {batch_size}: a step"
+                " cannot store its keys; raise it or lower batch_size."
+            )
+        return config, notes
+
+
+class MoCoV2(Objective):
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: MoCoV2Config,
+        *,
+        dataset_size: int,
+        num_groups: int = 1,
+        labels: LabelSpec | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = mlp(
+            backbone.dim, config.hidden_dim, config.output_dim, layers=config.projector_layers
+        )
+        self.teacher_backbone = frozen_copy(self.backbone)
+        self.teacher_projector = frozen_copy(self.projector)
+        self.queue = Queue(config.queue_length, config.output_dim, random=True)
+        self.config = config
+        self._new_keys: list[Tensor] = []
+
+    def forward(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Tell the partner of every view from the keys of the queue."""
+        features = self.backbone(batch.views[0])  # (B, dim)
+        query = unit(self.projector(features))  # (B, output_dim)
+        key = self._keys(batch.views[1], progress)  # (B, output_dim)
+        loss = info_nce(query, key, self.queue.rows, temperature=self.config.temperature)
+        self._new_keys.append(all_gather(key))
+        logs = {"chance_loss": torch.tensor(math.log(1 + len(self.queue)))}
+        return StepOutput(loss, logs, features.detach())
+
+    @torch.no_grad()
+    def _keys(self, view: Tensor, progress: Progress) -> Tensor:
+        shuffle = self.config.shuffle_batch_norm and world_size() > 1 and not is_synchronised(self)
+        if not shuffle:
+            return unit(self.teacher_projector(self.teacher_backbone(view)))
+        view, order = shuffled(view, seed=progress.step)
+        return unshuffled(unit(self.teacher_projector(self.teacher_backbone(view))), order)
+
+    def after_update(self, progress: Progress) -> None:
+        """Store the keys of the step and move the teacher."""
+        for keys in self._new_keys:  # one entry per accumulated part
+            self.queue.write(keys)
+        self._new_keys.clear()
+        update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
+        update_teacher(self.teacher_projector, self.projector, self.config.momentum)

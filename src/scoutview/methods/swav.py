@@ -1,0 +1,173 @@
+"""SwAV: the cluster of one view is predicted from the other views; clusters have equal size.
+
+Source: Caron et al., 2020, arXiv:2006.09882.
+Deviations: views without colour and without flips, because our images are grey and have a left and
+a right. Defaults are those of the paper's small-batch setting (256 images, queue from epoch 15),
+because that is what most readers can run. The prototypes stay frozen for an epoch rather than for a
+number of steps, so that small data keep the proportion.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
+from scoutview.data.batch import Batch
+from scoutview.methods.config import MethodConfig, lowered
+from scoutview.nn.backbones import Backbone, encode_views
+from scoutview.nn.clustering import needs_log_domain, sinkhorn
+from scoutview.nn.gather import all_gather, rank, world_size
+from scoutview.nn.heads import mlp
+from scoutview.nn.losses.swapped import prototype_scores, swapped_prediction
+from scoutview.nn.optim_config import CosineSchedule, LARSConfig, OptimizerConfig, ScheduleConfig
+from scoutview.nn.precision import unit
+from scoutview.nn.queues import Queue
+from scoutview.views.policy import Augment, Intensity, MultiCrop
+
+_AUGMENT = Augment(intensity=Intensity(brightness=0.8, contrast=0.8, blur_probability=0.5))
+
+
+class SwAVConfig(MethodConfig):
+    """Defaults are the paper's for batches of 256."""
+
+    views: MultiCrop = MultiCrop(augment=(_AUGMENT,))
+    """A few large crops and many small ones."""
+    hidden_dim: int = Field(default=2048, ge=1)
+    """Width of the projector's hidden layer."""
+    output_dim: int = Field(default=128, ge=1)
+    """Width of the projections and prototypes."""
+    prototypes: int = Field(default=3000, ge=2)
+    """Number of clusters, K."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Softmax temperature of the prediction."""
+    epsilon: float = Field(default=0.05, gt=0)
+    """Entropy of the assignment."""
+    sinkhorn_iterations: int = Field(default=3, ge=1)
+    """Rounds of the assignment."""
+    assigned_views: tuple[int, ...] = (0, 1)
+    """Views whose clusters are predicted."""
+    queue_length: int = Field(default=3840, ge=0)
+    """Past projections per assigned view that join the assignment; 0 for none."""
+    queue_from_epoch: int = Field(default=15, ge=0)
+    """First epoch, counted from 0, in which the queue is filled."""
+    frozen_epochs: float = Field(default=1.0, ge=0)
+    """Epochs at the start in which the prototypes do not change."""
+    loss_reduction: Literal["sum", "mean"] = "sum"
+    """The "sum" over the pairs of views (paper), or their "mean" (facebookresearch/swav)."""
+    optimizer: OptimizerConfig = LARSConfig(lr=0.6, weight_decay=1e-6)
+    """Optimiser."""
+    schedule: ScheduleConfig = CosineSchedule(final=0.001)
+    """Learning-rate schedule."""
+
+    def preflight(self, dataset_size: int, batch_size: int) -> tuple["SwAVConfig", list[str]]:
+        """Keep queue and prototypes within the data."""
+        images = f"there are {dataset_size} training images"
+        whole = max(batch_size, dataset_size // batch_size * batch_size)
+        config, notes = lowered(self, "queue_length", whole, images)
+        if "prototypes" in self.model_fields_set:
+            config, more = lowered(config, "prototypes", dataset_size, images)
+        else:  # ten images per cluster, so that a cluster can say more than an image
+            config, more = lowered(config, "prototypes", max(2, dataset_size // 10), images)
+        notes += more
+        if config.prototypes > batch_size + config.queue_length:
+            notes.append(
+                f"{batch_size} images and a queue of {config.queue_length} cannot fill"
+                f" {config.prototypes} prototypes equally; raise queue_length or batch_size, or"
+                " lower prototypes."
+            )
+        return config, notes
+
+
+class SwAV(Objective):
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: SwAVConfig,
+        *,
+        dataset_size: int,
+        num_groups: int = 1,
+        labels: LabelSpec | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = mlp(backbone.dim, config.hidden_dim, config.output_dim, batch_norm=True)
+        start = torch.randn(config.prototypes, config.output_dim)
+        self.prototypes = nn.Parameter(F.normalize(start, dim=1))  # (K, output_dim)
+        self.queues = nn.ModuleList(
+            Queue(config.queue_length, config.output_dim, random=False, newest_first=True)
+            for _ in (config.assigned_views if config.queue_length else ())
+        )
+        self.config = config
+        self._new_rows: list[Tensor] = []
+
+    def forward(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Predict the clusters of the assigned views from all other views."""
+        features = encode_views(self.backbone, batch.views)  # (V B, dim)
+        embeddings = unit(self.projector(features)).unflatten(0, (len(batch.views), -1))
+        loss, logs = self.swapped_loss(embeddings, progress)
+        return StepOutput(loss, logs, features[: len(batch)].detach())
+
+    def swapped_loss(
+        self, embeddings: Tensor, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss of unit vectors, (V, B, output_dim), and what to log."""
+        config = self.config
+        views, n, _ = embeddings.shape
+        scores = prototype_scores(embeddings.flatten(0, 1), self._prototypes(progress))
+        scores = scores.unflatten(0, (views, n))  # (V, B, K)
+        assigned = torch.stack(
+            [self._assign(i, scores[v]) for i, v in enumerate(config.assigned_views)]
+        )
+        loss = swapped_prediction(
+            scores,
+            assigned,
+            config.assigned_views,
+            temperature=config.temperature,
+            reduction=config.loss_reduction,
+        )
+        if self.queues and progress.epoch >= config.queue_from_epoch:
+            chosen = embeddings.detach()[list(config.assigned_views)]  # (A, B, output_dim)
+            self._new_rows.append(all_gather(chosen.transpose(0, 1)))  # (world B, A, output_dim)
+        pairs = len(config.assigned_views) * (views - 1) if config.loss_reduction == "sum" else 1
+        entropy = -(assigned * (assigned + 1e-12).log()).sum(dim=2).mean()
+        chance = torch.tensor(pairs * math.log(config.prototypes))
+        return loss, {"chance_loss": chance, "assignment_entropy": entropy}
+
+    def _prototypes(self, progress: Progress) -> Tensor:
+        steps_per_epoch = progress.total_steps / max(1, progress.total_epochs)
+        if progress.step < self.config.frozen_epochs * steps_per_epoch:
+            # A gradient of zero rather than none, because data-parallel training waits for one.
+            return self.prototypes.detach() + 0.0 * self.prototypes
+        return self.prototypes
+
+    @torch.no_grad()
+    def _assign(self, number: int, scores: Tensor) -> Tensor:
+        """Cluster the rows of one view, scores (B, K), together with its queue, if that is full."""
+        n = len(scores)
+        queue = self.queues[number] if self.queues else None
+        if isinstance(queue, Queue) and queue.is_full:
+            past = queue.rows.tensor_split(world_size())[rank()]  # each process takes its share
+            scores = torch.cat([prototype_scores(past, self.prototypes), scores])
+        return sinkhorn(
+            scores,
+            epsilon=self.config.epsilon,
+            iterations=self.config.sinkhorn_iterations,
+            keep=n,
+            log_domain=needs_log_domain(self.config.epsilon),
+        )
+
+    @torch.no_grad()
+    def after_update(self, progress: Progress) -> None:
+        """Store the projections of the step and bring the prototypes back to unit length."""
+        for rows in self._new_rows:  # one entry per accumulated part
+            for number, queue in enumerate(self.queues):
+                assert isinstance(queue, Queue)
+                queue.write(rows[:, number])
+        self._new_rows.clear()
+        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
