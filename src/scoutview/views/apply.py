@@ -1,0 +1,233 @@
+"""Apply drawn parameters on the CPU with OpenCV: one geometric pass, one pass of grey values.
+
+Order: sample (crop, zoom, flip and turn at once, from the pyramid level that antialiases), blur,
+brightness and contrast, gamma, solarise, noise, cut-out. Sampling keeps the image's integer type;
+what follows is float32 and is rounded once, at the end.
+
+Border: a straight view repeats the edge within the outermost half pixel and follows `border` beyond
+it; a turned view with border "zero" fades to black over one pixel.
+
+Source: fused pass and its costs, own measurements; brightness and contrast as in torchvision's
+`adjust_brightness` and `adjust_contrast`, without clipping in between.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scoutview.base.errors import DataError
+from scoutview.views.draw import ViewParams
+from scoutview.views.geometry import at_level, is_straight, pyramid_level, reach
+from scoutview.views.noise import noise
+
+Pixels = NDArray[Any]
+
+BLUR_REACH: Final = 3.0
+"""Standard deviations after which the blur is cut off; beyond lie 0.3 % of its weight."""
+
+_DEPTHS: Final = {"uint8": cv2.CV_8U, "uint16": cv2.CV_16U}
+_BORDERS: Final = {
+    "zero": cv2.BORDER_CONSTANT,
+    "edge": cv2.BORDER_REPLICATE,
+    "reflect": cv2.BORDER_REFLECT,
+}
+_SAMPLING: Final = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+
+
+class Pyramid:
+    """An image and its halvings, each made once, when first asked for."""
+
+    def __init__(self, image: Pixels) -> None:
+        """Start from the finest level.
+
+        Args:
+            image: (H, W) or (H, W, 3), uint8 or uint16, full range standing for [0, 1].
+
+        Raises:
+            DataError: The image is of another type or shape.
+        """
+        if image.dtype.name not in _DEPTHS or not _is_plane(image):
+            raise DataError(
+                "Views on the CPU need an image (H, W) or (H, W, 3) of uint8 or uint16, got"
+                f" {image.shape} of {image.dtype}; apply the intensity policy first, and use"
+                " torch_apply for volumes."
+            )
+        self._levels = [image]
+
+    def level(self, number: int) -> Pixels:
+        """Return the mean over blocks of 2^number pixels."""
+        while len(self._levels) <= number:
+            self._levels.append(halve(self._levels[-1]))
+        return self._levels[number]
+
+
+def _is_plane(image: Pixels) -> bool:
+    plane = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    return plane and image.size > 0
+
+
+def halve(image: Pixels) -> Pixels:
+    """Average blocks of 2 x 2 pixels; an odd edge is repeated, so coordinates halve exactly."""
+    height, width = image.shape[:2]
+    if height % 2 or width % 2:
+        image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    half = ((width + 1) // 2, (height + 1) // 2)
+    return cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+
+
+def apply(
+    image: Pixels | Pyramid,
+    params: ViewParams,
+    out: Pixels | None = None,
+    *,
+    origin: Sequence[int] = (0, 0),
+) -> Pixels:
+    """Make one view.
+
+    Args:
+        image: (H, W) or (H, W, 3), uint8 or uint16 whose full range stands for [0, 1]; or its
+            pyramid, which several views share.
+        params: What to do.
+        out: Where to write, (C, *size) of the image's type; made when not given.
+        origin: Coordinates of the image's first pixel in the stored image, if it is a part of it.
+
+    Returns:
+        The view, (C, *size), C = 1 or 3.
+
+    Raises:
+        DataError: The image cannot be used here, or `out` has another shape or type.
+    """
+    pyramid = image if isinstance(image, Pyramid) else Pyramid(image)
+    whole = pyramid.level(0)
+    channels = 1 if whole.ndim == 2 else 3
+    if out is None:
+        out = np.empty((channels, *params.size), dtype=whole.dtype)
+    elif out.shape != (channels, *params.size) or out.dtype != whole.dtype:
+        raise DataError(
+            f"The view needs a place of shape {(channels, *params.size)} and type {whole.dtype},"
+            f" got {out.shape} of {out.dtype}."
+        )
+    if channels == 1 and out.flags.c_contiguous:
+        _change(_sample(pyramid, params, origin), params, out[0])
+    else:
+        view = np.empty((*params.size, channels), dtype=whole.dtype)
+        _change(_sample(pyramid, params, origin), params, view)
+        out[...] = np.moveaxis(view, -1, 0)
+    for box in params.holes:
+        fill = out.mean() if params.fill_mean else 0
+        out[(slice(None), *(slice(start, stop) for start, stop in box))] = fill
+    return out
+
+
+def _sample(pyramid: Pyramid, params: ViewParams, origin: Sequence[int]) -> Pixels:
+    """Crop, zoom, flip and turn at once; (H, W) or (H, W, 3)."""
+    level = pyramid_level(params.affine)
+    pixels = pyramid.level(level)
+    matrix = at_level(params.affine, level)
+    # Counting from the view's own corner gives the same roundings for an image and a part of it.
+    (top, _), (left, _) = reach(matrix, params.size)
+    row = max(origin[0] >> level, math.floor(top) - 1)
+    column = max(origin[1] >> level, math.floor(left) - 1)
+    (yy, yx, y), (xy, xx, x) = matrix
+    part = pixels[row - (origin[0] >> level) :, column - (origin[1] >> level) :]
+    straight = is_straight(params.affine)
+    border = "edge" if straight and params.border == "zero" else params.border
+    view: Pixels = cv2.warpAffine(
+        part,
+        np.array([[xx, xy, x - column], [yx, yy, y - row]]),  # OpenCV counts x first
+        params.size[::-1],
+        flags=_SAMPLING,
+        borderMode=_BORDERS[border],
+    )
+    if straight and params.border == "zero":
+        _blacken_outside(view, params, origin, pyramid.level(0).shape)
+    return view
+
+
+def _blacken_outside(
+    view: Pixels, params: ViewParams, origin: Sequence[int], shape: tuple[int, ...]
+) -> None:
+    """Set rows and columns to 0 whose centres lie outside the image."""
+    for axis, (first, last) in enumerate(covered(params, origin, shape)):
+        if first > 0:
+            view[(slice(None),) * axis + (slice(0, first),)] = 0
+        if last < params.size[axis]:
+            view[(slice(None),) * axis + (slice(last, None),)] = 0
+
+
+def covered(
+    params: ViewParams, origin: Sequence[int], shape: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Find the part of a straight view whose pixel centres lie inside the image.
+
+    Returns:
+        First pixel and one past the last along every axis.
+    """
+    ranges = []
+    for axis, row in enumerate(params.affine.tolist()):
+        step, offset, size = row[axis], row[-1] - origin[axis], params.size[axis]
+        ends = sorted(((-0.5 - offset) / step, (shape[axis] - 0.5 - offset) / step))
+        # Rounding must not cost a full image its outermost row.
+        first = min(size, max(0, math.ceil(ends[0] - 1e-6)))
+        last = min(size, max(first, math.floor(ends[1] + 1e-6) + 1))
+        ranges.append((first, last))
+    return ranges
+
+
+def _change(view: Pixels, params: ViewParams, out: Pixels) -> None:
+    """Write the view with its grey values changed."""
+    scale = params.brightness * params.contrast
+    shift = 0.0
+    if params.contrast != 1:
+        channels = 1 if view.ndim == 2 else 3
+        mean = sum(cv2.mean(view)[:channels]) / channels
+        shift = params.brightness * (1 - params.contrast) * mean
+    if params.blur > 0:
+        kernel = blur_kernel(params.blur, min(params.size))
+        # From integers to float, OpenCV filters three times slower than from float to float.
+        view = cv2.sepFilter2D(view.astype(np.float32), -1, kernel, kernel)
+    if params.gamma != 1 or params.solarise is not None or params.noise > 0:
+        view, scale, shift = _bend(view, params, scale, shift, out.dtype), 1.0, 0.0
+    if scale == 1 and shift == 0 and view.dtype == out.dtype:
+        np.copyto(out, view.reshape(out.shape))
+        return
+    depth = _DEPTHS[out.dtype.name]
+    made = cv2.addWeighted(view, scale, view, 0, shift, dst=out, dtype=depth)  # saturates
+    if made is not out:
+        np.copyto(out, made.reshape(out.shape))
+
+
+def _bend(
+    view: Pixels, params: ViewParams, scale: float, shift: float, dtype: np.dtype[Any]
+) -> Pixels:
+    """Brightness, contrast and all that is not linear, on [0, 1]; returned in the full range."""
+    limit = float(np.iinfo(dtype).max)
+    unit: Pixels = cv2.addWeighted(view, scale / limit, view, 0, shift / limit, dtype=cv2.CV_32F)
+    np.clip(unit, 0, 1, out=unit)
+    if params.gamma != 1:
+        unit = cv2.pow(unit, params.gamma)
+    if params.solarise is not None:
+        unit = np.where(unit >= params.solarise, 1 - unit, unit)
+    unit *= limit
+    if params.noise > 0:
+        channels = 1 if unit.ndim == 2 else unit.shape[2]
+        pattern = np.moveaxis(noise((channels, *params.size), params.noise_seed), 0, -1)
+        unit += pattern.reshape(unit.shape) * np.float32(params.noise * limit)
+    return unit
+
+
+def blur_radius(sigma: float, shortest: int) -> int:
+    """Pixels on either side of the blur's middle; less than the view, which is mirrored there."""
+    return min(math.ceil(BLUR_REACH * sigma), shortest - 1)
+
+
+def blur_kernel(sigma: float, shortest: int) -> NDArray[np.float32]:
+    """Sampled Gaussian with sum 1, (2 * radius + 1,) float32."""
+    radius = blur_radius(sigma, shortest)
+    x = np.arange(-radius, radius + 1, dtype=np.float32)
+    kernel = np.exp(x * x * np.float32(-0.5 / (sigma * sigma)))
+    return np.asarray(kernel / kernel.sum(), dtype=np.float32)

@@ -1,0 +1,343 @@
+"""Draw the parameters of every view of an image, before a pixel is touched.
+
+All numbers of an image come from one generator in one call: a table of uniform numbers with one row
+per view and one fixed column (slot) per parameter. A parameter that is switched off leaves its slot
+unused, so switching it on changes no other parameter, and adding views changes no earlier view.
+
+Geometry: index coordinates have pixel centres at integers and follow the order of the array's axes,
+so an image of length n covers [-0.5, n - 0.5]. The affine of a view maps its index coordinates to
+those of the stored image.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scoutview.base.errors import DataError
+from scoutview.base.randomness import VIEWS, generator
+from scoutview.views.policy import Augment, Border, CutOut, Intensity, Range, ViewPolicy, ViewSpec
+
+AREA: Final = 0
+ASPECT: Final = 1  # 2 slots: axes 1 and 2 against axis 0
+POSITION: Final = 3  # 3 slots, one per axis
+FLIP: Final = 6  # 3 slots, one per axis counted from the last
+TURN_WHETHER: Final = 9
+TURN: Final = 10  # 3 slots: planes (last two axes), (first, last), (first, second last)
+JITTER_WHETHER: Final = 13
+BRIGHTNESS: Final = 14
+CONTRAST: Final = 15
+GAMMA_WHETHER: Final = 16
+GAMMA: Final = 17
+BLUR_WHETHER: Final = 18
+BLUR: Final = 19
+NOISE_WHETHER: Final = 20
+NOISE: Final = 21
+NOISE_SEED: Final = 22
+SOLARISE_WHETHER: Final = 23
+CUT_WHETHER: Final = 24
+CUT_COUNT: Final = 25
+CUT_BOX: Final = 26  # 4 boxes of 6 slots: extent and position along at most 3 axes
+SLOTS: Final = 64
+"""Slots per view; 50 to 63 are free for later parameters."""
+
+_MAX_NDIM: Final = 3
+
+Matrix = list[list[float]]
+Box = tuple[tuple[int, int], ...]
+"""Start and stop along every axis, in pixels of the view."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewParams:
+    """All that makes a view of an image: pure numbers, no randomness left."""
+
+    affine: NDArray[np.float64]
+    """(ndim, ndim + 1): index coordinates of the view to index coordinates of the image."""
+    size: tuple[int, ...]
+    """Pixels of the view along every axis."""
+    border: Border = "zero"
+    brightness: float = 1.0
+    contrast: float = 1.0
+    gamma: float = 1.0
+    blur: float = 0.0
+    """Standard deviation in pixels of the view; 0 is no blur."""
+    noise: float = 0.0
+    """Standard deviation on [0, 1] values; 0 is no noise."""
+    noise_seed: int = 0
+    """Which noise pattern, in [0, 2^32)."""
+    solarise: float | None = None
+    """Values at or above this threshold are inverted."""
+    holes: tuple[Box, ...] = ()
+    fill_mean: bool = True
+    """Paint holes with the view's mean instead of black."""
+
+
+def draw(
+    policy: ViewPolicy,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    spacing: Sequence[float] | None = None,
+) -> list[ViewParams]:
+    """Draw the parameters of all views of one image.
+
+    Args:
+        policy: Which views to make.
+        shape: Spatial shape of the image, (H, W) or (D, H, W).
+        rng: The image's generator, fresh from `base.randomness.generator`.
+        spacing: Pixel distances in mm along the same axes; turns are right only with it where
+            pixels are not square.
+
+    Returns:
+        One entry per view, in the order of the policy.
+
+    Raises:
+        DataError: The image is empty or has neither 2 nor 3 axes.
+    """
+    return draw_specs(policy.specs(len(shape)), shape, rng, spacing=spacing)
+
+
+def draw_specs(
+    specs: Sequence[ViewSpec],
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    spacing: Sequence[float] | None = None,
+) -> list[ViewParams]:
+    """Draw as `draw` does, from views that are resolved already."""
+    if len(shape) not in (2, _MAX_NDIM) or min(shape) < 1:
+        raise DataError(
+            f"An image needs 2 or 3 spatial axes of at least one pixel, got shape {tuple(shape)};"
+            " check what the reader returned."
+        )
+    table: list[list[float]] = rng.random((len(specs), SLOTS)).tolist()
+    return [
+        _draw_one(spec, shape, uniform, spacing) for spec, uniform in zip(specs, table, strict=True)
+    ]
+
+
+def replay(
+    policy: ViewPolicy,
+    shape: Sequence[int],
+    *,
+    seed: int,
+    epoch: int,
+    image_key: int,
+    view: int,
+    spacing: Sequence[float] | None = None,
+) -> ViewParams:
+    """Draw again the view that training saw, from the numbers of a log line.
+
+    Args:
+        policy: The policy of the run.
+        shape: Spatial shape of the stored image.
+        seed: The run's seed.
+        epoch: Epoch, from 0.
+        image_key: The image's key, as in the row table.
+        view: Which view of the policy, from 0.
+        spacing: As given to `draw`.
+    """
+    rng = generator(seed, VIEWS, epoch, image_key)
+    return draw(policy, shape, rng, spacing=spacing)[view]
+
+
+def _draw_one(
+    spec: ViewSpec, shape: Sequence[int], uniform: list[float], spacing: Sequence[float] | None
+) -> ViewParams:
+    if spec.fit is not None:
+        zoom = _fitted_zoom(spec, shape)
+        centre = [n / 2 for n in shape]
+        return ViewParams(_affine(_scaled(None, zoom, spec.size), centre, spec.size), spec.size)
+    zoom = _crop_zoom(spec, shape, uniform)
+    turn = _turn(spec.augment, len(shape), uniform, spacing)
+    centre = _centre(zoom, turn, spec.size, shape, uniform)
+    signed = [
+        -z if flip else z
+        for z, flip in zip(zoom, _flips(spec.augment, len(shape), uniform), strict=True)
+    ]
+    affine = _affine(_scaled(turn, signed, spec.size), centre, spec.size)
+    brightness, contrast = _jitter(spec.augment.intensity, uniform)
+    intensity = spec.augment.intensity
+    return ViewParams(
+        affine,
+        spec.size,
+        spec.augment.border,
+        brightness,
+        contrast,
+        _gamma(intensity, uniform),
+        _when(intensity.blur_probability, intensity.blur_sigma, uniform, BLUR_WHETHER, BLUR),
+        _when(intensity.noise_probability, intensity.noise_sigma, uniform, NOISE_WHETHER, NOISE),
+        int(uniform[NOISE_SEED] * 2**32),
+        intensity.solarise_threshold
+        if uniform[SOLARISE_WHETHER] < intensity.solarise_probability
+        else None,
+        _holes(spec.augment.cut_out, spec.size, uniform),
+        spec.augment.cut_out is None or spec.augment.cut_out.fill == "mean",
+    )
+
+
+def _between(limits: Range, uniform: float) -> float:
+    return limits[0] + (limits[1] - limits[0]) * uniform
+
+
+def _when(
+    probability: float, limits: Range, uniform: list[float], whether: int, value: int
+) -> float:
+    return _between(limits, uniform[value]) if uniform[whether] < probability else 0.0
+
+
+def _crop_zoom(spec: ViewSpec, shape: Sequence[int], uniform: list[float]) -> list[float]:
+    """Image pixels per view pixel along every axis.
+
+    Area is uniform in `scale`, the logarithm of the aspect in `ratio`. torchvision draws again when
+    a crop does not fit, which thins out large crops; here the aspect gives way, so that areas stay
+    uniform, and only an image of other proportions than the view makes a crop smaller.
+    """
+    ndim, size = len(shape), spec.size
+    volume = _between(spec.scale, uniform[AREA]) * math.prod(shape)  # in image pixels
+    low, high = math.log(spec.ratio[0]), math.log(spec.ratio[1])
+    bends = [0.0, *(low + (high - low) * u for u in uniform[ASPECT : ASPECT + ndim - 1])]
+    middle = sum(bends) / ndim
+    zoom = (volume / math.prod(size)) ** (1 / ndim)
+    extent = [zoom * math.exp(b - middle) * v for b, v in zip(bends, size, strict=True)]
+    _fit_inside(extent, shape, volume)
+    zooms = [min(e, n) / v for e, n, v in zip(extent, shape, size, strict=True)]
+    limit = min(zooms) * max(spec.ratio[1], 1 / spec.ratio[0], 1.0)
+    return [min(z, limit) for z in zooms]
+
+
+def _fit_inside(extent: list[float], shape: Sequence[int], volume: float) -> None:
+    """Shorten what is longer than the image and lengthen the rest to keep the volume."""
+    for _ in range(len(shape) - 1):
+        fixed = [e >= n for e, n in zip(extent, shape, strict=True)]
+        if not any(fixed) or all(fixed):
+            return
+        length = math.prod(n for n, f in zip(shape, fixed, strict=True) if f)
+        free = math.prod(e for e, f in zip(extent, fixed, strict=True) if not f)
+        grow = (volume / length / free) ** (1 / fixed.count(False))
+        for axis, is_fixed in enumerate(fixed):
+            extent[axis] = float(shape[axis]) if is_fixed else extent[axis] * grow
+
+
+def _fitted_zoom(spec: ViewSpec, shape: Sequence[int]) -> list[float]:
+    zooms = [n / v * spec.fraction for n, v in zip(shape, spec.size, strict=True)]
+    if spec.fit == "stretch":
+        return zooms
+    return [max(zooms) if spec.fit == "pad" else min(zooms)] * len(shape)
+
+
+def _turn(
+    augment: Augment, ndim: int, uniform: list[float], spacing: Sequence[float] | None
+) -> Matrix | None:
+    """Rotation in image pixels, or None where nothing turns."""
+    if uniform[TURN_WHETHER] >= augment.rotation_probability:
+        return None
+    planes = [(ndim - 2, ndim - 1, augment.rotation)]
+    if ndim == _MAX_NDIM:
+        planes += [(0, 2, augment.rotation_through), (0, 1, augment.rotation_through)]
+    total: Matrix | None = None
+    for number, (a, b, limit) in enumerate(planes):
+        if limit > 0:
+            angle = math.radians(_between((-limit, limit), uniform[TURN + number]))
+            step = _plane_turn(ndim, a, b, angle)
+            total = step if total is None else _product(total, step)
+    if total is None or spacing is None:
+        return total
+    return [
+        [value * spacing[j] / spacing[i] for j, value in enumerate(row)]
+        for i, row in enumerate(total)
+    ]
+
+
+def _plane_turn(ndim: int, a: int, b: int, angle: float) -> Matrix:
+    turn = [[float(i == j) for j in range(ndim)] for i in range(ndim)]
+    turn[a][a] = turn[b][b] = math.cos(angle)
+    turn[b][a] = math.sin(angle)
+    turn[a][b] = -turn[b][a]
+    return turn
+
+
+def _product(left: Matrix, right: Matrix) -> Matrix:
+    columns = list(zip(*right, strict=True))
+    return [
+        [sum(x * y for x, y in zip(row, column, strict=True)) for column in columns] for row in left
+    ]
+
+
+def _centre(
+    zoom: list[float],
+    turn: Matrix | None,
+    size: tuple[int, ...],
+    shape: Sequence[int],
+    uniform: list[float],
+) -> list[float]:
+    """Centre of the crop, uniform where the turned crop stays inside, else the image's centre."""
+    extent = [z * v for z, v in zip(zoom, size, strict=True)]
+    if turn is not None:
+        extent = [
+            sum(abs(t) * e for t, e in zip(row, extent, strict=True)) for row in turn
+        ]  # the box around the turned crop
+    return [
+        e / 2 + (n - e) * uniform[POSITION + axis] if e < n else n / 2
+        for axis, (e, n) in enumerate(zip(extent, shape, strict=True))
+    ]
+
+
+def _flips(augment: Augment, ndim: int, uniform: list[float]) -> list[bool]:
+    chances = (augment.flip_horizontal, augment.flip_vertical, augment.flip_depth)
+    return [uniform[FLIP + ndim - 1 - axis] < chances[ndim - 1 - axis] for axis in range(ndim)]
+
+
+def _scaled(turn: Matrix | None, zoom: list[float], size: tuple[int, ...]) -> Matrix:
+    """Turn after zoom, as one matrix."""
+    if turn is None:
+        return [[zoom[i] if i == j else 0.0 for j in range(len(size))] for i in range(len(size))]
+    return [[value * z for value, z in zip(row, zoom, strict=True)] for row in turn]
+
+
+def _affine(matrix: Matrix, centre: list[float], size: tuple[int, ...]) -> NDArray[np.float64]:
+    """Send the middle of the view to `centre`, which counts from the image's corner."""
+    half = [(v - 1) / 2 for v in size]
+    rows = [
+        [*row, c - 0.5 - sum(m * h for m, h in zip(row, half, strict=True))]
+        for row, c in zip(matrix, centre, strict=True)
+    ]
+    return np.array(rows)
+
+
+def _jitter(intensity: Intensity, uniform: list[float]) -> tuple[float, float]:
+    if uniform[JITTER_WHETHER] >= intensity.jitter_probability:
+        return 1.0, 1.0
+    b, c = intensity.brightness, intensity.contrast
+    return (
+        _between((1 - b, 1 + b), uniform[BRIGHTNESS]) if b else 1.0,
+        _between((1 - c, 1 + c), uniform[CONTRAST]) if c else 1.0,
+    )
+
+
+def _gamma(intensity: Intensity, uniform: list[float]) -> float:
+    if uniform[GAMMA_WHETHER] >= intensity.gamma_probability:
+        return 1.0
+    low, high = intensity.gamma
+    return low * (high / low) ** uniform[GAMMA]
+
+
+def _holes(cut_out: CutOut | None, size: tuple[int, ...], uniform: list[float]) -> tuple[Box, ...]:
+    if cut_out is None or uniform[CUT_WHETHER] >= cut_out.probability:
+        return ()
+    fewest, most = cut_out.holes
+    count = fewest + int((most - fewest + 1) * uniform[CUT_COUNT])
+    boxes = []
+    for number in range(count):
+        slots = uniform[CUT_BOX + 2 * _MAX_NDIM * number :]
+        box = []
+        for axis, length in enumerate(size):
+            extent = max(1, round(length * _between(cut_out.extent, slots[axis])))
+            start = int((length - extent + 1) * slots[_MAX_NDIM + axis])
+            box.append((start, start + extent))
+        boxes.append(tuple(box))
+    return tuple(boxes)

@@ -1,0 +1,265 @@
+"""Which views an image gives: how many, how large, how cropped, how changed.
+
+A policy is a frozen configuration; it draws nothing. `draw` turns it into parameters, `apply` and
+`torch_apply` turn parameters into pixels. Intensities are those of an image whose full integer
+range stands for [0, 1], after the intensity policy of the data.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from scoutview.base.config import Config
+from scoutview.base.errors import ConfigError
+
+Size = int | tuple[int, ...]
+"""A view's size in pixels: one number for every axis, or one per axis in the order of the image."""
+
+Range = tuple[float, float]
+"""Lowest and highest value of a uniform draw."""
+
+Probability = float
+
+Border = Literal["zero", "edge", "reflect"]
+"""What lies beyond the image: black (as air and collimators are), its edge, or its mirror image."""
+
+Fit = Literal["pad", "crop", "stretch"]
+"""Whole image with black bars, centre crop, or whole image out of proportion."""
+
+_RATIO: Range = (3 / 4, 4 / 3)
+
+
+def _check_range(name: str, value: Range, lowest: float, highest: float) -> None:
+    if not lowest <= value[0] <= value[1] <= highest:
+        raise ValueError(
+            f"{name} must rise within [{lowest:g}, {highest:g}], got {value}; give (low, high)"
+        )
+
+
+class Intensity(Config):
+    """Changes of grey values. Off unless switched on."""
+
+    brightness: float = Field(0.0, ge=0, le=1)
+    """Values are multiplied by a factor in [1 - b, 1 + b]."""
+    contrast: float = Field(0.0, ge=0, le=1)
+    """Distance to the view's mean is multiplied by a factor in [1 - c, 1 + c]."""
+    jitter_probability: Probability = Field(0.8, ge=0, le=1)
+    """How often brightness and contrast change, both at once."""
+    gamma: Range = (1.0, 1.0)
+    """Exponent on [0, 1] values, drawn uniformly in its logarithm."""
+    gamma_probability: Probability = Field(0.0, ge=0, le=1)
+    blur_sigma: Range = (0.1, 2.0)
+    """Standard deviation of the Gaussian blur in pixels of the view."""
+    blur_probability: Probability = Field(0.0, ge=0, le=1)
+    noise_sigma: Range = (0.0, 0.05)
+    """Standard deviation of additive Gaussian noise on [0, 1] values."""
+    noise_probability: Probability = Field(0.0, ge=0, le=1)
+    solarise_probability: Probability = Field(0.0, ge=0, le=1)
+    """How often bright values are inverted; turns bone into air, so off for radiology."""
+    solarise_threshold: float = Field(0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ranges_hold(self) -> Self:
+        _check_range("gamma", self.gamma, 0.1, 10)
+        _check_range("blur_sigma", self.blur_sigma, 0, 10)
+        _check_range("noise_sigma", self.noise_sigma, 0, 1)
+        return self
+
+
+class CutOut(Config):
+    """Boxes of the view that are painted over."""
+
+    probability: Probability = Field(0.5, ge=0, le=1)
+    holes: tuple[int, int] = (1, 1)
+    """Fewest and most boxes, at most 4."""
+    extent: Range = (0.1, 0.3)
+    """Length of a box along each axis, as a fraction of the view."""
+    fill: Literal["zero", "mean"] = "mean"
+    """Black, or the mean of the view (black can be read as air)."""
+
+    @model_validator(mode="after")
+    def _ranges_hold(self) -> Self:
+        _check_range("holes", self.holes, 1, 4)
+        _check_range("extent", self.extent, 0, 1)
+        return self
+
+
+class Augment(Config):
+    """What happens to one view after its crop is chosen. Nothing, unless switched on."""
+
+    flip_horizontal: Probability = Field(0.0, ge=0, le=1)
+    """Left and right change places (last axis)."""
+    flip_vertical: Probability = Field(0.0, ge=0, le=1)
+    flip_depth: Probability = Field(0.0, ge=0, le=1)
+    """First axis of a volume; ignored in 2D."""
+    rotation: float = Field(0.0, ge=0, le=180)
+    """Largest turn in the image plane, degrees to either side."""
+    rotation_through: float = Field(0.0, ge=0, le=180)
+    """Largest turn out of the image plane, degrees; ignored in 2D."""
+    rotation_probability: Probability = Field(1.0, ge=0, le=1)
+    border: Border = "zero"
+    """What a turned crop sees where it leaves the image."""
+    intensity: Intensity = Intensity()
+    cut_out: CutOut | None = None
+
+
+_NOTHING = Augment()
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSpec:
+    """One view of a policy, with its size resolved for a number of spatial dimensions."""
+
+    size: tuple[int, ...]
+    scale: Range = (1.0, 1.0)
+    ratio: Range = (1.0, 1.0)
+    augment: Augment = _NOTHING
+    fit: Fit | None = None
+    """Set for the evaluation view, which draws nothing."""
+    fraction: float = 1.0
+
+
+class TwoCrops(Config):
+    """Two random crops of every image, of one size."""
+
+    size: Size = 224
+    scale: Range = (0.2, 1.0)
+    """Area of a crop as a fraction of the image."""
+    ratio: Range = _RATIO
+    """Width over height of a crop, relative to the view's."""
+    first: Augment = Augment()
+    second: Augment | None = None
+    """Treatment of the second view; like the first when not given."""
+
+    @model_validator(mode="after")
+    def _ranges_hold(self) -> Self:
+        _check_crop(self.size, self.scale, self.ratio)
+        return self
+
+    @property
+    def n_views(self) -> int:
+        """Views per image."""
+        return 2
+
+    def specs(self, ndim: int) -> tuple[ViewSpec, ...]:
+        """Resolve the views for images of `ndim` spatial dimensions, in the order of the batch."""
+        size = resolve_size(self.size, ndim)
+        return tuple(
+            ViewSpec(size, self.scale, self.ratio, augment)
+            for augment in (self.first, self.second or self.first)
+        )
+
+
+class MultiCrop(Config):
+    """Groups of random crops: a few large ones, many small ones.
+
+    Source: Caron et al., 2020, arXiv:2006.09882, section 3.3.
+    """
+
+    counts: tuple[int, ...] = (2, 6)
+    """Views per group."""
+    sizes: tuple[Size, ...] = (224, 96)
+    """Size of the views of each group."""
+    scales: tuple[Range, ...] = ((0.14, 1.0), (0.05, 0.14))
+    """Area of the crops of each group as a fraction of the image."""
+    ratio: Range = _RATIO
+    """Width over height of a crop, relative to the view's."""
+    augment: tuple[Augment, ...] = (Augment(),)
+    """One treatment for all views, one per group, or one per view."""
+
+    @model_validator(mode="after")
+    def _groups_match(self) -> Self:
+        groups = len(self.counts)
+        if not groups == len(self.sizes) == len(self.scales) or groups == 0:
+            raise ValueError(
+                "counts, sizes and scales must have one entry per group, got"
+                f" {groups}, {len(self.sizes)} and {len(self.scales)}"
+            )
+        if min(self.counts) < 1:
+            raise ValueError(f"counts must be at least 1, got {self.counts}; leave the group out")
+        if len(self.augment) not in (1, groups, sum(self.counts)):
+            raise ValueError(
+                f"augment must hold 1, {groups} (groups) or {sum(self.counts)} (views) entries,"
+                f" got {len(self.augment)}"
+            )
+        for size, scale in zip(self.sizes, self.scales, strict=True):
+            _check_crop(size, scale, self.ratio)
+        return self
+
+    @property
+    def n_views(self) -> int:
+        """Views per image."""
+        return sum(self.counts)
+
+    def specs(self, ndim: int) -> tuple[ViewSpec, ...]:
+        """Resolve the views for images of `ndim` spatial dimensions, in the order of the batch."""
+        specs: list[ViewSpec] = []
+        for group, count in enumerate(self.counts):
+            size = resolve_size(self.sizes[group], ndim)
+            for _ in range(count):
+                augment = self._augment_of(view=len(specs), group=group)
+                specs.append(ViewSpec(size, self.scales[group], self.ratio, augment))
+        return tuple(specs)
+
+    def _augment_of(self, *, view: int, group: int) -> Augment:
+        # Per-view wins when views and groups are equally many: the two then mean the same.
+        if len(self.augment) == self.n_views:
+            return self.augment[view]
+        return self.augment[group] if len(self.augment) > 1 else self.augment[0]
+
+
+class EvalView(Config):
+    """The one view that features, probes and predictions see. Nothing is random."""
+
+    size: Size = 224
+    fit: Fit = "pad"
+    """How an image of other proportions comes into the view; "pad" shows all of it undistorted."""
+    fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the fitted length that is shown: .875 is the 224-of-256 centre crop of ImageNet."""
+
+    @model_validator(mode="after")
+    def _size_holds(self) -> Self:
+        _check_size(self.size)
+        return self
+
+    @property
+    def n_views(self) -> int:
+        """Views per image."""
+        return 1
+
+    def specs(self, ndim: int) -> tuple[ViewSpec, ...]:
+        """Resolve the view for images of `ndim` spatial dimensions."""
+        size = resolve_size(self.size, ndim)
+        return (ViewSpec(size, fit=self.fit, fraction=self.fraction),)
+
+
+ViewPolicy = TwoCrops | MultiCrop | EvalView
+
+
+def resolve_size(size: Size, ndim: int) -> tuple[int, ...]:
+    """Write a size out for every axis.
+
+    Raises:
+        ConfigError: The size has another number of axes than the images.
+    """
+    if isinstance(size, int):
+        return (size,) * ndim
+    if len(size) != ndim:
+        raise ConfigError(
+            f"A view of size {size} needs images with {len(size)} spatial axes, these have {ndim};"
+            f" give one number or {ndim}."
+        )
+    return size
+
+
+def _check_size(size: Size) -> None:
+    lengths = (size,) if isinstance(size, int) else size
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"size must be at least 1 pixel along every axis, got {size}")
+
+
+def _check_crop(size: Size, scale: Range, ratio: Range) -> None:
+    _check_size(size)
+    _check_range("scale", scale, 1e-6, 1)
+    _check_range("ratio", ratio, 0.01, 100)
