@@ -10,7 +10,7 @@ class Locator:
     path: str
     """The file on disk."""
     member: str = ""
-    """A file inside a zip archive, an array inside an npz file, or both as `inner.npz!train_images`."""
+    """A file in a zip archive, an array in an npz file, or both as `inner.npz!train_images`."""
     item: int = -1
     """Frame of a multi-frame file or row of an array; -1 is the whole."""
 
