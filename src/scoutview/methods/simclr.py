@@ -38,6 +38,8 @@ class SimCLRConfig(MethodConfig):
     """Softmax temperature of the loss."""
     loss_reduction: Literal["mean", "sum_of_views"] = "mean"
     """The "mean" over the 2B anchors (paper), or twice that (google-research/simclr)."""
+    normalise: bool = True
+    """Compare unit vectors (paper), or projections as they are (an option of the published code)."""
     optimizer: OptimizerConfig = LARSConfig(lr=0.3, weight_decay=1e-6)
     """Optimiser."""
     schedule: ScheduleConfig = CosineSchedule(warmup_epochs=10)
@@ -75,7 +77,11 @@ class SimCLR(Objective):
         features = encode_views(self.backbone, batch.views)  # (2B, dim)
         z0, z1 = self.projector(features).chunk(2)  # (B, output_dim) each
         loss = nt_xent(
-            z0, z1, temperature=self.config.temperature, reduction=self.config.loss_reduction
+            z0,
+            z1,
+            temperature=self.config.temperature,
+            reduction=self.config.loss_reduction,
+            normalise=self.config.normalise,
         )
         chance = math.log(2 * len(batch) * world_size() - 1)
         if self.config.loss_reduction == "sum_of_views":

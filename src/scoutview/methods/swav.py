@@ -109,7 +109,8 @@ class SwAV(Objective):
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Predict the clusters of the assigned views from all other views."""
         features = encode_views(self.backbone, batch.views)  # (V B, dim)
-        embeddings = unit(self.projector(features)).unflatten(0, (len(batch.views), -1))
+        embeddings = unit(self.projector(features))  # (V B, output_dim)
+        embeddings = embeddings.view(len(batch.views), len(batch), -1)
         loss, logs = self.swapped_loss(embeddings, progress)
         return StepOutput(loss, logs, features[: len(batch)].detach())
 
@@ -120,9 +121,9 @@ class SwAV(Objective):
         config = self.config
         views, n, _ = embeddings.shape
         scores = prototype_scores(embeddings.flatten(0, 1), self._prototypes(progress))
-        scores = scores.unflatten(0, (views, n))  # (V, B, K)
-        assigned = torch.stack(
-            [self._assign(i, scores[v]) for i, v in enumerate(config.assigned_views)]
+        scores = scores.view(views, n, -1)  # (V, B, K)
+        assigned = torch.stack(  # (A, B, K)
+            [self._assign(i, scores[view]) for i, view in enumerate(config.assigned_views)]
         )
         loss = swapped_prediction(
             scores,

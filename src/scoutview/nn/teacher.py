@@ -26,7 +26,9 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
         student: Same structure.
         momentum: m, in [0, 1].
     """
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
+    slow, fast = list(teacher.parameters()), list(student.parameters())
+    if slow:  # torch refuses empty lists, and a part may have no parameters
+        torch._foreach_lerp_(slow, fast, 1.0 - momentum)
 
 
 def cosine_momentum(base: float, fraction: float) -> float:

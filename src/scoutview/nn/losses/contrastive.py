@@ -11,20 +11,25 @@ from scoutview.nn.precision import full_precision
 
 
 @full_precision
-def nt_xent_logits(z0: Tensor, z1: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+def nt_xent_logits(
+    z0: Tensor, z1: Tensor, *, temperature: float, normalise: bool = True
+) -> tuple[Tensor, Tensor]:
     """Compare the anchors of this process with the views of all processes.
 
     Args:
         z0: Projections of the first views, (B, D); need not be normalised.
         z1: Projections of the second views, (B, D); row i pairs with z0[i].
         temperature: Softmax temperature, > 0.
+        normalise: Compare unit vectors (paper), or projections as they are.
 
     Returns:
         Logits, (2B, 2 world B), -inf where an anchor meets itself, and the column of each anchor's
         partner, (2B,). Columns are the first views of all processes, then the second views.
     """
     n, total = len(z0), len(z0) * world_size()
-    own = F.normalize(torch.cat([z0, z1]), dim=1)  # (2B, D)
+    own = torch.cat([z0, z1])  # (2B, D)
+    if normalise:
+        own = F.normalize(own, dim=1)
     others = torch.cat([all_gather(own[:n]), all_gather(own[n:])])  # (2 world B, D)
     first = torch.arange(n, device=z0.device) + rank() * n  # (B,) columns of the own first views
     self_columns = torch.cat([first, first + total])  # (2B,)
@@ -40,6 +45,7 @@ def nt_xent(
     *,
     temperature: float,
     reduction: Literal["mean", "sum_of_views"] = "mean",
+    normalise: bool = True,
 ) -> Tensor:
     """Normalised temperature-scaled cross entropy.
 
@@ -49,13 +55,15 @@ def nt_xent(
         temperature: Softmax temperature, > 0.
         reduction: "mean" over the 2B anchors is the paper's; "sum_of_views" adds the means of the
             two views and is twice that (google-research/simclr, tf2/objective.py).
+        normalise: Compare unit vectors (paper), or projections as they are (hidden_norm=False of
+            google-research/simclr).
 
     Returns:
         Loss of this process's anchors against the views of all processes, scalar.
 
     Source: Chen et al., 2020, arXiv:2002.05709, eq. 1.
     """
-    logits, partner = nt_xent_logits(z0, z1, temperature=temperature)
+    logits, partner = nt_xent_logits(z0, z1, temperature=temperature, normalise=normalise)
     loss = F.cross_entropy(logits, partner)
     return 2.0 * loss if reduction == "sum_of_views" else loss
 

@@ -1,0 +1,458 @@
+"""Every golden case against the production code.
+
+`ADAPTERS` is the one place that maps a folder of cases to a method. A folder whose method does not
+exist yet is skipped; a case of an existing method that its adapter cannot run fails and names what
+is missing. SCOUTVIEW_GOLDEN points the tests at another folder of cases.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scoutview.contract import Progress
+from scoutview.data.batch import Batch
+from scoutview.nn.clustering import sinkhorn
+from scoutview.nn.losses.contrastive import info_nce_logits, nt_xent, nt_xent_logits
+from scoutview.nn.losses.redundancy import barlow_twins_loss, cross_correlation
+from scoutview.nn.losses.regression import normalized_regression, symmetric_regression
+from scoutview.nn.losses.swapped import prototype_scores
+from scoutview.nn.probe_solvers import knn_votes
+from scoutview.nn.teacher import cosine_momentum, update_teacher
+from scoutview.stats.delong import delong
+from scoutview.train import schedules
+from scoutview.train.optimizers import LARS, lars_form
+
+ROOT = Path(os.environ.get("SCOUTVIEW_GOLDEN") or Path(__file__).parent)
+
+Case = SimpleNamespace
+"""One case: `name`, `arguments`, `ins` (float64 tensors, integers as they are), `outs`."""
+
+
+class MissingError(Exception):
+    """The adapter of an existing method cannot run a case."""
+
+
+def load(file: Path) -> tuple[Case, dict[str, float]]:
+    meta = json.loads(file.read_text())
+    with np.load(file.with_suffix(".npz")) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    ins = {k.removeprefix("in_"): v for k, v in arrays.items() if k.startswith("in_")}
+    outs = {k.removeprefix("out_"): v for k, v in arrays.items() if k.startswith("out_")}
+    tensors = {name: as_tensor(value) for name, value in ins.items()}
+    case = Case(name=meta["name"], arguments=meta["arguments"], ins=tensors, outs=outs)
+    return case, meta["tolerance"]["when_run_in_float64"]
+
+
+def as_tensor(value: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(np.array(value))
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def leaf(tensor: Tensor) -> Tensor:
+    return tensor.clone().requires_grad_()
+
+
+def gradients(loss: Tensor, **leaves: Tensor) -> dict[str, Tensor]:
+    found = torch.autograd.grad(loss, list(leaves.values()))
+    return {f"grad_{name}": grad for name, grad in zip(leaves, found, strict=True)}
+
+
+def progress(step: int = 0, epoch: int = 0) -> Progress:
+    return Progress(step=step, total_steps=100, epoch=epoch, total_epochs=100, dataset_size=1000)
+
+
+def batch_of(*views: Tensor) -> Batch:
+    numbers = torch.arange(len(views[0]))
+    return Batch(
+        list(views), [], rows=numbers, image_keys=numbers, groups=torch.zeros_like(numbers)
+    )
+
+
+class Vectors(nn.Identity):
+    """A backbone for vectors: gives back what it gets."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+
+# --- Adapters: a case in, outputs by name out ------------------------------------------------
+
+
+def simclr(case: Case) -> dict[str, Any]:
+    temperature = case.arguments["temperature"]
+    if "hidden" not in case.ins:
+        z1, z2 = leaf(case.ins["z1"]), leaf(case.ins["z2"])
+        loss = nt_xent(z1, z2, temperature=temperature)
+        logits, partner = nt_xent_logits(z1, z2, temperature=temperature)
+        return {
+            "loss": loss,
+            "logits": positive_first(logits, partner),
+            **gradients(loss, z1=z1, z2=z2),
+        }
+    if not case.arguments["hidden_norm"]:
+        raise MissingError("SimCLR without normalised projections (hidden_norm false)")
+    hidden = leaf(case.ins["hidden"])
+    z1, z2 = hidden.chunk(2)
+    loss = nt_xent(z1, z2, temperature=temperature, reduction="sum_of_views")
+    logits, _ = nt_xent_logits(z1, z2, temperature=temperature)
+    n = len(z1)
+    return {
+        "loss_sum_of_halves": loss,
+        "loss_mean_over_2N": nt_xent(z1, z2, temperature=temperature),
+        "logits_ab": logits[:n, n:],
+        **gradients(loss, hidden=hidden),
+    }
+
+
+def positive_first(logits: Tensor, partner: Tensor) -> Tensor:
+    """Bring the partner's column to the front and drop the anchor's own."""
+    others = ~torch.isinf(logits)
+    others.scatter_(1, partner[:, None], value=False)
+    return torch.cat(
+        [logits.gather(1, partner[:, None]), logits[others].view(len(logits), -1)], dim=1
+    )
+
+
+def moco(case: Case) -> dict[str, Any]:
+    from scoutview.methods.moco_v2 import MoCoV2, MoCoV2Config
+
+    a, ins = case.arguments, case.ins
+    dim, queue_length = ins["queue"].shape
+    config = MoCoV2Config(
+        hidden_dim=ins["im_q"].shape[2],
+        output_dim=dim,
+        projector_layers=2 if a["mlp_head"] else 1,
+        temperature=a["temperature"],
+        momentum=a["momentum"],
+        queue_length=queue_length,
+    )
+    method = MoCoV2(Vectors(ins["im_q"].shape[2]), config, dataset_size=1000).double()
+    student, teacher = method.projector, method.teacher_projector
+    for i, (s, t) in enumerate(zip(student.parameters(), teacher.parameters(), strict=True)):
+        s.data.copy_(ins[f"enc_q_{i}"])
+        t.data.copy_(ins[f"enc_k_{i}"])
+    method.queue.rows.copy_(ins["queue"].T)
+    method.queue.written.fill_(int(ins["queue_ptr"].reshape(())))
+    out: dict[str, list[Tensor]] = {"loss": [], "logits": [], "grad_im_q": []}
+    teacher_now: list[Tensor] = []
+    for step, (im_q, im_k) in enumerate(zip(ins["im_q"], ins["im_k"], strict=True)):
+        method.after_update(progress(step))  # the reference moves the teacher before each step
+        teacher_now = [t.detach().clone() for t in teacher.parameters()]
+        view = leaf(im_q)
+        loss = method(batch_of(view, im_k), progress(step)).loss
+        with torch.no_grad():
+            query = nn.functional.normalize(student(im_q), dim=1)
+            logits = info_nce_logits(
+                query, method._new_keys[0], method.queue.rows, temperature=a["temperature"]
+            )
+        method.zero_grad()
+        loss.backward()
+        out["loss"].append(loss.detach())
+        out["logits"].append(logits)
+        out["grad_im_q"].append(view.grad)
+    method.after_update(progress())
+    return {
+        **{name: torch.stack(values) for name, values in out.items()},
+        "queue_after": method.queue.rows.T,
+        "queue_ptr_after": np.array([method.queue.position]),
+        **{f"grad_enc_q_{i}": s.grad for i, s in enumerate(student.parameters())},
+        **{f"enc_k_after_{i}": t for i, t in enumerate(teacher_now)},
+    }
+
+
+def byol(case: Case) -> dict[str, Any]:
+    if "p1" in case.ins:
+        p1, p2 = leaf(case.ins["p1"]), leaf(case.ins["p2"])
+        loss = symmetric_regression(p1, p2, case.ins["t1"], case.ins["t2"])
+        return {
+            "loss": loss,
+            "per_sample_12": normalized_regression(p1, case.ins["t2"]),
+            **gradients(loss, p1=p1, p2=p2),
+        }
+    target = nn.ParameterList([nn.Parameter(case.ins["target"].clone())])
+    momenta, after = [], []
+    for step, weight in zip(case.ins["steps"].tolist(), case.ins["online"], strict=True):
+        momenta.append(
+            cosine_momentum(case.arguments["tau_base"], step / case.arguments["total_steps"])
+        )
+        update_teacher(target, nn.ParameterList([nn.Parameter(weight)]), momenta[-1])
+        after.append(target[0].detach().clone())
+    return {"tau": np.array(momenta), "target_after": torch.stack(after)}
+
+
+def barlow_twins(case: Case) -> dict[str, Any]:
+    z1, z2 = leaf(case.ins["z1"]), leaf(case.ins["z2"])
+    eps = case.arguments["bn_eps"]
+    loss = barlow_twins_loss(z1, z2, off_diagonal=case.arguments["lambd"], eps=eps)
+    c = cross_correlation(z1, z2, eps=eps)
+    return {"loss": loss, "c": c, **gradients(loss, z1=z1, z2=z2)}
+
+
+def swav(case: Case) -> dict[str, Any]:
+    a, ins = case.arguments, case.ins
+    if "scores" in ins:
+        options = {"epsilon": a["epsilon"], "iterations": a["iterations"]}
+        fast = sinkhorn(ins["scores"], **options)
+        slow = sinkhorn(ins["scores"], **options, log_domain=True)
+        np.testing.assert_allclose(fast, slow, rtol=1e-8, atol=1e-10)
+        return {"q": fast}
+    if a["frozen_prototypes"]:
+        raise MissingError("a SwAV case with frozen prototypes")
+    method = swav_method(case)
+    paper = swav_method(case, loss_reduction="sum")
+    collected: dict[str, list[Tensor]] = {
+        name: [] for name in ("loss", "paper_loss", "q", "grad_embedding", "grad_prototypes")
+    }
+    normalised = method.prototypes.detach().clone()
+    for step, embedding in enumerate(ins["embedding"]):
+        crops = leaf(embedding)
+        views = crops.view(sum(a["nmb_crops"]), -1, crops.shape[1])
+        loss, _ = method.swapped_loss(views, progress(step))
+        scores = prototype_scores(views.detach().flatten(0, 1), normalised)
+        scores = scores.view(len(views), -1, len(normalised))
+        q = [method._assign(i, scores[v]) for i, v in enumerate(a["crops_for_assign"])]
+        grads = gradients(loss, embedding=crops, prototypes=method.prototypes)
+        values = {"loss": loss.detach(), "q": torch.stack(q), **grads}
+        values["paper_loss"] = paper.swapped_loss(views, progress(step))[0].detach()
+        for name, value in values.items():
+            collected[name].append(value)
+        method.after_update(progress(step))
+        paper.after_update(progress(step))
+    out = {name: torch.stack(values) for name, values in collected.items()}
+    out["prototypes_normalised"] = normalised
+    if "queue" in ins:
+        out["queue_after"] = torch.stack([queue.ordered() for queue in method.queues])
+    return out
+
+
+def swav_method(case: Case, loss_reduction: str = "mean") -> Any:
+    from scoutview.methods.swav import SwAV, SwAVConfig
+
+    a, ins = case.arguments, case.ins
+    prototypes, dim = ins["prototypes"].shape
+    config = SwAVConfig(
+        output_dim=dim,
+        prototypes=prototypes,
+        temperature=a["temperature"],
+        epsilon=a["epsilon"],
+        sinkhorn_iterations=a["iterations"],
+        assigned_views=tuple(a["crops_for_assign"]),
+        queue_length=a["queue_length"],
+        queue_from_epoch=0,
+        frozen_epochs=0,
+        loss_reduction=loss_reduction,
+    )
+    method = SwAV(Vectors(dim), config, dataset_size=1000).double()
+    method.prototypes.data.copy_(ins["prototypes"])
+    method.after_update(progress())  # brings the prototypes to unit length
+    for queue, rows in zip(method.queues, ins.get("queue", []), strict=True):
+        queue.rows.copy_(rows)
+        used = int((rows != 0).any(dim=1).sum())
+        # A full queue has been written a whole number of times, so that its newest row is row 0.
+        queue.written.fill_(len(rows) if used == len(rows) else 0)
+        if 0 < used < len(rows):
+            queue.rows.copy_(rows.roll(-used, dims=0))
+            queue.written.fill_(used)
+    return method
+
+
+def lars(case: Case) -> dict[str, Any]:
+    a, ins = case.arguments, case.ins
+    count = sum(name.startswith("param_") for name in ins)
+    weights = [nn.Parameter(ins[f"param_{i}"].clone()) for i in range(count)]
+    kind = a.get("kind", "classic")
+    form = {"classic": "classic", "barlow": "pytorch", "larc": "larc"}.get(kind)
+    if form is None:
+        raise MissingError(f"a LARS variant of kind {kind!r}")
+    if kind == "classic":
+        if not a["classic_momentum"]:
+            form = "pytorch"  # "popular momentum": the rate outside the buffer
+        patterns = a["excluded_patterns"]
+        kept = [not any(p in name for p in patterns) for name in a["names"]]
+    else:
+        kept = [kind == "larc" or weight.ndim > 1 for weight in weights]
+    decay = a["weight_decay"]
+    groups = [
+        {"params": [w], "adapt": keep, "weight_decay": decay if keep else 0.0}
+        for w, keep in zip(weights, kept, strict=True)
+    ]
+    optimizer = LARS(
+        groups,
+        lr=0.0,
+        momentum=a["momentum"],
+        trust_coefficient=a.get("trust_coefficient", a.get("eeta")),
+        nesterov=a.get("nesterov", False),
+        clip=bool(a.get("clip")),
+        **lars_form(form),
+    )
+    after: dict[str, list[Tensor]] = {f"params_{i}": [] for i in range(count)}
+    for step in range(a["steps"]):
+        for group in optimizer.param_groups:
+            group["lr"] = float(ins["lr"][step]) if "lr" in ins else a["lr"]
+        for i, weight in enumerate(weights):
+            weight.grad = ins[f"grads_{i}"][step].clone()
+        optimizer.step()
+        for i, weight in enumerate(weights):
+            after[f"params_{i}"].append(weight.detach().clone())
+    return {name: torch.stack(values) for name, values in after.items()}
+
+
+def schedule_swav(a: dict[str, Any], step: int) -> float:
+    return schedules.swav_lr(
+        step,
+        base_lr=a["base_lr"],
+        final_lr=a["final_lr"],
+        start_warmup=a["start_warmup"],
+        warmup_steps=a["warmup_epochs"] * a["steps_per_epoch"],
+        total=a["epochs"] * a["steps_per_epoch"],
+    )
+
+
+def schedule_sgdr(a: dict[str, Any], step: int) -> float:
+    return schedules.sgdr_lr(
+        step, lr=a["lr"], first_period=a["T_0"], multiplier=a["T_mult"], eta_min=a["eta_min"]
+    )
+
+
+def schedule_lovt(a: dict[str, Any], step: int) -> float:
+    return schedules.lovt_cyclic_cosine(step, lr=a["lr"], period=a["T_max"], eta_min=a["eta_min"])
+
+
+def schedule_barlow_twins(a: dict[str, Any], step: int) -> list[float]:
+    return [schedules.barlow_twins_lr(step, base_lr=base, **a) for base in (0.2, 0.0048)]
+
+
+def schedule_moco_v3(a: dict[str, Any], epoch: float) -> float:
+    return schedules.moco_v3_lr(epoch, lr=a["lr"], epochs=a["epochs"], warmup=a["warmup"])
+
+
+SCHEDULES: dict[frozenset[str], Callable[[dict[str, Any], Any], Any]] = {
+    frozenset({"epochs", "steps_per_epoch", "batch_size"}): schedule_barlow_twins,
+    frozenset({"batch_size", "base_lr", "total_steps", "warmup_steps"}): (
+        lambda a, step: schedules.byol_lr(step, **a)
+    ),
+    frozenset({"lr", "T_max", "eta_min"}): schedule_lovt,
+    frozenset({"lr", "epochs", "cycles"}): (
+        lambda a, step: schedules.snapshot_cyclic_cosine(step, **a)
+    ),
+    frozenset({"lr", "epochs", "cos", "schedule"}): (
+        lambda a, epoch: schedules.moco_lr(epoch, **a)
+    ),
+    frozenset({"lr", "epochs", "warmup", "m"}): schedule_moco_v3,
+    frozenset({"lr", "T_0", "T_mult", "eta_min"}): schedule_sgdr,
+    frozenset(
+        {"base_lr", "final_lr", "start_warmup", "warmup_epochs", "epochs", "steps_per_epoch"}
+    ): schedule_swav,
+}
+"""Schedules by the names of their arguments, which a further case shares with an existing one."""
+
+
+def schedule(case: Case) -> dict[str, Any]:
+    a = case.arguments
+    function = SCHEDULES.get(frozenset(a))
+    if function is None:
+        raise MissingError(f"a schedule with the arguments {sorted(a)}")
+    steps = case.ins["steps"].tolist()
+    out = {"lr": np.array([function(a, step) for step in steps])}
+    if "momentum" in case.outs:
+        out["momentum"] = np.array(
+            [schedules.moco_v3_momentum(step, m=a["m"], epochs=a["epochs"]) for step in steps]
+        )
+        ours = [cosine_momentum(a["m"], step / a["epochs"]) for step in steps]
+        np.testing.assert_allclose(out["momentum"], ours, rtol=1e-12)
+    return out
+
+
+def knn(case: Case) -> dict[str, Any]:
+    a, ins = case.arguments, case.ins
+    targets = nn.functional.one_hot(ins["train_labels"], a["classes"])
+    votes = knn_votes(ins["train"], targets, ins["test"], k=a["K"], temperature=a["sigma"])
+    hits = votes.argmax(dim=1) == ins["test_labels"]
+    top1 = hits.double().mean()
+    if float(case.outs["top1"]) > 1.0:  # the reference may count in percent
+        top1 = 100.0 * top1
+    return {"votes": votes, "top1": top1}
+
+
+def delong_case(case: Case) -> dict[str, Any]:
+    from scoutview.stats.comparison import paired_delong
+
+    labels, a, b = (case.ins[name].numpy() for name in ("labels", "scores_a", "scores_b"))
+    found = delong(labels, np.stack([a, b]))
+    p = paired_delong(labels, a, b).p
+    return {
+        "auc": found.auc,
+        "covariance": found.covariance,
+        "var_a": found.covariance[0, 0],
+        "var_b": found.covariance[1, 1],
+        "p": p,
+        "log10_p": np.log10(p),
+    }
+
+
+ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
+    "simclr": ("simclr", simclr),
+    "moco": ("moco_v2", moco),
+    "byol": ("byol", byol),
+    "barlow_twins": ("barlow_twins", barlow_twins),
+    "swav": ("swav", swav),
+    "lars": ("train.optimizers", lars),
+    "schedules": ("train.schedules", schedule),
+    "knn": ("nn.probe_solvers", knn),
+    "delong": ("stats.delong", delong_case),
+}
+"""Folder of cases: what it tests, and how."""
+
+
+def cases() -> list[Path]:
+    return sorted(ROOT.glob("*/*.json"))
+
+
+@pytest.mark.parametrize("file", cases(), ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_golden__production_code_gives_the_published_numbers(file: Path):
+    folder = file.parent.name
+    if folder not in ADAPTERS:
+        if folder in existing_names():
+            pytest.fail(f"{folder} exists but has no adapter in ADAPTERS; add one.")
+        pytest.skip(f"no method {folder!r} yet")
+    method, adapter = ADAPTERS[folder]
+    case, tolerance = load(file)
+    try:
+        actual = adapter(case)
+    except (MissingError, KeyError) as error:
+        pytest.fail(f"{method} cannot run {folder}/{file.stem}: missing {error}")
+    missing = sorted(set(case.outs) - set(actual))
+    assert not missing, f"{method} does not compute {', '.join(missing)} of {folder}/{file.stem}"
+    for name, expected in case.outs.items():
+        value = actual[name]
+        value = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        np.testing.assert_allclose(
+            value, expected, **tolerance, err_msg=f"{folder}/{file.stem}: {name}"
+        )
+
+
+def existing_names() -> set[str]:
+    from scoutview.methods import METHODS
+
+    return set(METHODS)
+
+
+def test_golden__there_are_cases():
+    assert cases(), (
+        f"no case under {ROOT}; set SCOUTVIEW_GOLDEN to a folder of <method>/<case>.json"
+    )
+
+
+def test_adapters__cover_every_folder_of_an_existing_method():
+    covered = {method for method, _ in ADAPTERS.values()}
+    golden = existing_names() - {"supervised"}  # has no reference code
+    assert golden <= covered
