@@ -14,7 +14,8 @@ from scoutview.stats.calibration import brier, calibration_line, expected_calibr
 from scoutview.stats.estimate import Comparison, Estimate
 
 Align = Literal["left", "right"]
-MISSING: Final = "–"
+MISSING: Final = "\N{EN DASH}"
+MINUS: Final = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class DisplayTable:
 
 def number(value: float, digits: int = 3) -> str:
     """Format a number, a dash where there is none."""
-    return MISSING if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    return MISSING if math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float, digits: int = 3) -> str:
     """Format a difference with its sign."""
-    return MISSING if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+    return MISSING if math.isnan(value) else f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def p_value(p: float) -> str:
@@ -89,7 +90,7 @@ def headline_table(tables: Tables) -> DisplayTable:
             f"{_macro(tables)}. Over seeds: t-interval; over patients: bootstrap.{tested}"
         ),
         columns=tuple(columns),
-        align=_aligned(columns),
+        align=aligned(len(columns)),
         rows=tuple(rows),
         strong=frozenset(i for i, cell in enumerate(cells) if cell.arm == tables.best),
     )
@@ -128,6 +129,11 @@ def verdict_of(pair: Pair, sign: int) -> str:
     return pair.verdict if sign > 0 else turned.get(pair.verdict, pair.verdict)
 
 
+def difference_of(pair: Pair) -> float:
+    """Difference over shared seeds; over all seeds where none is shared."""
+    return pair.bootstrap.difference if math.isnan(pair.t.difference) else pair.t.difference
+
+
 def fraction_table(tables: Tables) -> DisplayTable:
     """Show the AUC of every arm at every label fraction."""
     fractions = sorted({cell.fraction for cell in tables.cells})
@@ -146,7 +152,7 @@ def fraction_table(tables: Tables) -> DisplayTable:
             " b marks a bootstrap interval over test patients where there is one seed."
         ),
         columns=tuple(columns),
-        align=_aligned(columns),
+        align=aligned(len(columns)),
         rows=tuple(rows),
     )
 
@@ -176,10 +182,7 @@ def difference_matrix(tables: Tables) -> DisplayTable:
                 row.append("·")
                 continue
             star = {"better": " ▲", "worse": " ▼"}.get(verdict_of(pair, sign), "")
-            difference = pair.t.difference
-            if math.isnan(difference):
-                difference = pair.bootstrap.difference
-            row.append(f"{signed(sign * difference)}{star}")
+            row.append(f"{signed(sign * difference_of(pair))}{star}")
         rows.append(tuple(row))
     columns = ["row minus column", *names]
     return DisplayTable(
@@ -191,7 +194,7 @@ def difference_matrix(tables: Tables) -> DisplayTable:
             " which is not the same as equal."
         ),
         columns=tuple(columns),
-        align=_aligned(columns),
+        align=aligned(len(columns)),
         rows=tuple(rows),
     )
 
@@ -203,7 +206,7 @@ def pair_table(tables: Tables) -> DisplayTable:
         "b",
         "labels",
         "seeds",
-        "a − b",
+        f"a {MINUS} b",
         "95 % (t)",
         "p (t, Holm)",
         "95 % (bootstrap)",
@@ -239,7 +242,7 @@ def pair_table(tables: Tables) -> DisplayTable:
             " agree (mean over seeds). Only the t-test is corrected for multiplicity."
         ),
         columns=tuple(columns),
-        align=("left", "left", *["right"] * 10),  # type: ignore[arg-type]
+        align=aligned(len(columns), left=2),
         rows=rows,
     )
 
@@ -280,7 +283,7 @@ def run_table(tables: Tables) -> DisplayTable:
         name="runs",
         caption="Every run. Intervals are over test patients.",
         columns=tuple(columns),
-        align=("left", "right", "right", "right", "left", *["right"] * 5, "left"),  # type: ignore[arg-type]
+        align=aligned(len(columns)),
         rows=tuple(rows),
     )
 
@@ -317,7 +320,7 @@ def calibration_table(collection: Collection, tables: Tables) -> DisplayTable:
             " 0 and slope 1 are perfect, a slope below 1 means overconfident."
         ),
         columns=tuple(columns),
-        align=_aligned(columns),
+        align=aligned(len(columns)),
         rows=tuple(rows),
     )
 
@@ -327,8 +330,9 @@ def _macro(tables: Tables) -> str:
     return f" and {count} labels" if count > 1 else ""
 
 
-def _aligned(columns: Sequence[str]) -> tuple[Align, ...]:
-    return ("left", *["right"] * (len(columns) - 1))  # type: ignore[return-value]
+def aligned(columns: int, left: int = 1) -> tuple[Align, ...]:
+    """Names to the left, numbers to the right."""
+    return tuple("left" if k < left else "right" for k in range(columns))
 
 
 # -------------------------------------------------------------------- other formats
@@ -356,8 +360,8 @@ _LATEX: Final = str.maketrans(
         "\\": r"\textbackslash{}",
         "<": r"$<$",
         ">": r"$>$",
-        "−": r"$-$",
-        "–": r"--",
+        MINUS: r"$-$",
+        MISSING: r"--",
         "▲": r"$\blacktriangle$",
         "▼": r"$\blacktriangledown$",
         "·": r"$\cdot$",

@@ -354,6 +354,7 @@ def write_embeddings(path: str | Path, rows: pd.DataFrame, embeddings: NDArray[n
     offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * embeddings.shape[1])
     lists = pa.ListArray.from_arrays(offsets, flat)
     text = [pa.array(rows[name].astype(str), pa.string()) for name in rows_of(EMBEDDING_COLUMNS)]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_writer(path) as stream:
         pq.write_table(pa.Table.from_arrays([*text, lists], schema=schema), stream)
 

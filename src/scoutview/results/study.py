@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 from scoutview.base.config import Config
 from scoutview.base.errors import RunError
 from scoutview.base.files import read_json, require_empty, write_json
-from scoutview.results.run import RunFolder
+from scoutview.results.run import RunFolder, read_embeddings
 
 STUDY_VERSION: Final = 1
 """Version of study.json."""
@@ -132,6 +135,22 @@ class Study:
         """Open the pre-training run of an initialisation, None if it has none."""
         where = self.initialisation(name).run
         return RunFolder.open(self.path / where) if where else None
+
+    def embeddings_file(self, name: str) -> Path:
+        """Where the embeddings of an initialisation are written if it has no pre-training run."""
+        return self.path / "embeddings" / f"{_safe(name)}.parquet"
+
+    def embeddings(self, name: str) -> tuple[pd.DataFrame, NDArray[np.float32]] | None:
+        """Read the embeddings of an initialisation, None if there are none.
+
+        Returns:
+            Rows (image_id, patient_id, split) and features (N, dim), from the study's own file or
+            from the pre-training run.
+        """
+        if self.embeddings_file(name).is_file():
+            return read_embeddings(self.embeddings_file(name))
+        run = self.pretraining(name)
+        return run.embeddings() if run is not None and run.has_embeddings else None
 
     def add_initialisation(
         self,

@@ -3,7 +3,14 @@
 import math
 
 from scoutview.results.collect import Collection
-from scoutview.results.display import either, interval, number, p_value, percent, verdict_of
+from scoutview.results.display import (
+    either,
+    interval,
+    number,
+    p_value,
+    percent,
+    verdict_of,
+)
 from scoutview.results.tables import Pair, Tables
 
 

@@ -1,0 +1,125 @@
+"""How pre-training went: curves, when each run had converged, and how much faster than another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from scoutview.results.collect import Collection
+from scoutview.results.display import MISSING, DisplayTable, number
+from scoutview.results.run import RunFolder
+from scoutview.stats.convergence import convergence_epoch, speed_up
+
+PROBES: Final = {"knn_auc": "kNN AUC of the probe", "linear_auc": "AUC of the linear probe"}
+"""Measures that say how good the backbone is, in order of preference."""
+
+MEASURES: Final = {
+    **PROBES,
+    "effective_rank": "effective rank of features",
+    "feature_std": "standard deviation of features",
+    "loss": "training loss",
+}
+"""Columns of the metrics that are drawn, with their words."""
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """When a run had reached 98 % of its best."""
+
+    arm: str
+    best: float
+    epoch: int
+    """Counted from 1."""
+    epochs: int
+    """Epochs that the run had."""
+    samples_seen: int
+    """At that epoch."""
+    time_s: float
+    """At that epoch."""
+
+
+def pretraining_runs(collection: Collection) -> dict[str, RunFolder]:
+    """Find the pre-training run of every arm that has one."""
+    found: dict[str, RunFolder] = {}
+    for study in collection.studies:
+        names = {known.name for known in study.content.initialisations}
+        for arm in collection.arms:
+            if arm.initialisation.name in names and arm.name not in found:
+                run = study.pretraining(arm.initialisation.name)
+                if run is not None:
+                    found[arm.name] = run
+    return found
+
+
+def convergence(curves: Mapping[str, pd.DataFrame]) -> tuple[str, list[Convergence]]:
+    """Find the convergence point of every run that was probed while training.
+
+    Args:
+        curves: Metrics by arm, see `RunFolder.metrics`.
+
+    Returns:
+        The measure (a key of `PROBES`, "" if no run has one) and one entry per run.
+    """
+    for key in PROBES:
+        found = [
+            _converged(arm, metrics, key)
+            for arm, metrics in curves.items()
+            if key in metrics and metrics[key].notna().any()
+        ]
+        if found:
+            return key, found
+    return "", []
+
+
+def _converged(arm: str, metrics: pd.DataFrame, key: str) -> Convergence:
+    known = metrics[metrics[key].notna()]
+    epochs = known["epoch"].to_numpy() + 1
+    epoch = convergence_epoch(epochs, known[key].to_numpy())
+    there = known[epochs == epoch].iloc[-1]
+    return Convergence(
+        arm=arm,
+        best=float(known[key].max()),
+        epoch=epoch,
+        epochs=int(metrics["epoch"].max()) + 1,
+        samples_seen=int(there["samples_seen"]),
+        time_s=float(there["time_s"]),
+    )
+
+
+def convergence_table(key: str, found: list[Convergence]) -> DisplayTable:
+    """Show convergence, with the slowest run as the reference of the speed-up."""
+    slowest = max(found, key=lambda c: c.epoch)
+    rows = []
+    for c in sorted(found, key=lambda c: c.epoch):
+        faster = MISSING if c is slowest else f"{speed_up(c.epoch, slowest.epoch):.1f}-fold"
+        rows.append(
+            (
+                c.arm,
+                number(c.best),
+                f"{c.epoch} of {c.epochs}",
+                f"{c.samples_seen:,}",
+                duration(c.time_s),
+                faster,
+            )
+        )
+    return DisplayTable(
+        name="convergence",
+        caption=(
+            f"Convergence: earliest epoch whose {PROBES[key]} reaches 98 % of the run's own best."
+            f" Speed-up: epochs that {slowest.arm} needed over those of the run. A run that stays"
+            " low converges early, so read it beside the best value."
+        ),
+        columns=("initialisation", "best", "epoch", "images seen", "time", "speed-up"),
+        align=("left", "right", "right", "right", "right", "right"),
+        rows=tuple(rows),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
