@@ -127,14 +127,14 @@ def quality(image: Image) -> float:
             start = (SIDE - length) // 2
             zoom = length / size
             offset = start + zoom / 2 - 0.5
-            affine = np.array([[zoom, 0, offset], [0, zoom, offset]])
+            affine = ((zoom, 0.0, offset), (0.0, zoom, offset))
             view = apply(image, ViewParams(affine, (size, size)))[0]
             reference = tvf.resized_crop(
                 tensor, start, start, length, length, [size, size], antialias=True
             )[0].numpy()
             # The outermost pixels see beyond the crop here, and its mirrored edge there.
             error = (view - reference)[2:-2, 2:-2] / 65535
-            worst = min(worst, -10 * np.log10(np.mean(error**2)))
+            worst = min(worst, -10 * np.log10(np.mean(error**2) + 1e-20))
     return float(worst)
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError
-from scoutview.views.draw import ViewParams
-from scoutview.views.geometry import at_level, is_straight, pyramid_level, reach
+from scoutview.views.draw import Rows, ViewParams
+from scoutview.views.geometry import at_level, pyramid_level
 from scoutview.views.noise import noise
 
 Pixels = NDArray[Any]
@@ -29,7 +29,7 @@ Pixels = NDArray[Any]
 BLUR_REACH: Final = 3.0
 """Standard deviations after which the blur is cut off; beyond lie 0.3 % of its weight."""
 
-_DEPTHS: Final = {"uint8": cv2.CV_8U, "uint16": cv2.CV_16U}
+_DEPTHS: Final = {np.dtype(np.uint8): cv2.CV_8U, np.dtype(np.uint16): cv2.CV_16U}
 _BORDERS: Final = {
     "zero": cv2.BORDER_CONSTANT,
     "edge": cv2.BORDER_REPLICATE,
@@ -50,7 +50,7 @@ class Pyramid:
         Raises:
             DataError: The image is of another type or shape.
         """
-        if image.dtype.name not in _DEPTHS or not _is_plane(image):
+        if image.dtype not in _DEPTHS or not _is_plane(image):
             raise DataError(
                 "Views on the CPU need an image (H, W) or (H, W, 3) of uint8 or uint16, got"
                 f" {image.shape} of {image.dtype}; apply the intensity policy first, and use"
@@ -125,57 +125,44 @@ def apply(
 
 def _sample(pyramid: Pyramid, params: ViewParams, origin: Sequence[int]) -> Pixels:
     """Crop, zoom, flip and turn at once; (H, W) or (H, W, 3)."""
-    level = pyramid_level(params.affine)
+    rows = params.affine
+    level = pyramid_level(rows)
     pixels = pyramid.level(level)
-    matrix = at_level(params.affine, level)
+    (yy, yx, y), (xy, xx, x) = at_level(rows, level)
+    height, width = params.size
     # Counting from the view's own corner gives the same roundings for an image and a part of it.
-    (top, _), (left, _) = reach(matrix, params.size)
+    top = y + min(0.0, yy * (height - 1)) + min(0.0, yx * (width - 1))
+    left = x + min(0.0, xy * (height - 1)) + min(0.0, xx * (width - 1))
     row = max(origin[0] >> level, math.floor(top) - 1)
     column = max(origin[1] >> level, math.floor(left) - 1)
-    (yy, yx, y), (xy, xx, x) = matrix
-    part = pixels[row - (origin[0] >> level) :, column - (origin[1] >> level) :]
-    straight = is_straight(params.affine)
+    straight = yx == 0 and xy == 0
     border = "edge" if straight and params.border == "zero" else params.border
     view: Pixels = cv2.warpAffine(
-        part,
+        pixels[row - (origin[0] >> level) :, column - (origin[1] >> level) :],
         np.array([[xx, xy, x - column], [yx, yy, y - row]]),  # OpenCV counts x first
-        params.size[::-1],
+        (width, height),
         flags=_SAMPLING,
         borderMode=_BORDERS[border],
     )
     if straight and params.border == "zero":
-        _blacken_outside(view, params, origin, pyramid.level(0).shape)
+        _blacken_outside(view, rows, origin, pyramid.level(0).shape)
     return view
 
 
 def _blacken_outside(
-    view: Pixels, params: ViewParams, origin: Sequence[int], shape: tuple[int, ...]
+    view: Pixels, rows: Rows, origin: Sequence[int], shape: tuple[int, ...]
 ) -> None:
-    """Set rows and columns to 0 whose centres lie outside the image."""
-    for axis, (first, last) in enumerate(covered(params, origin, shape)):
-        if first > 0:
-            view[(slice(None),) * axis + (slice(0, first),)] = 0
-        if last < params.size[axis]:
-            view[(slice(None),) * axis + (slice(last, None),)] = 0
-
-
-def covered(
-    params: ViewParams, origin: Sequence[int], shape: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Find the part of a straight view whose pixel centres lie inside the image.
-
-    Returns:
-        First pixel and one past the last along every axis.
-    """
-    ranges = []
-    for axis, row in enumerate(params.affine.tolist()):
-        step, offset, size = row[axis], row[-1] - origin[axis], params.size[axis]
-        ends = sorted(((-0.5 - offset) / step, (shape[axis] - 0.5 - offset) / step))
+    """Set rows and columns of a straight view to 0 whose centres lie outside the image."""
+    for axis in (0, 1):
+        step, offset, size = rows[axis][axis], rows[axis][2] - origin[axis], view.shape[axis]
         # Rounding must not cost a full image its outermost row.
-        first = min(size, max(0, math.ceil(ends[0] - 1e-6)))
-        last = min(size, max(first, math.floor(ends[1] + 1e-6) + 1))
-        ranges.append((first, last))
-    return ranges
+        low, high = -0.5 - 1e-6 - offset, shape[axis] - 0.5 + 1e-6 - offset
+        if low <= min(0.0, step * (size - 1)) and high >= max(0.0, step * (size - 1)):
+            continue
+        first, last = sorted((low / step, high / step))
+        along = view if axis == 0 else view.swapaxes(0, 1)
+        along[: max(0, math.ceil(first))] = 0
+        along[max(0, math.floor(last) + 1) :] = 0
 
 
 def _change(view: Pixels, params: ViewParams, out: Pixels) -> None:
@@ -195,7 +182,7 @@ def _change(view: Pixels, params: ViewParams, out: Pixels) -> None:
     if scale == 1 and shift == 0 and view.dtype == out.dtype:
         np.copyto(out, view.reshape(out.shape))
         return
-    depth = _DEPTHS[out.dtype.name]
+    depth = _DEPTHS[out.dtype]
     made = cv2.addWeighted(view, scale, view, 0, shift, dst=out, dtype=depth)  # saturates
     if made is not out:
         np.copyto(out, made.reshape(out.shape))
@@ -225,9 +212,8 @@ def blur_radius(sigma: float, shortest: int) -> int:
     return min(math.ceil(BLUR_REACH * sigma), shortest - 1)
 
 
-def blur_kernel(sigma: float, shortest: int) -> NDArray[np.float32]:
+def blur_kernel(sigma: float, shortest: int) -> Pixels:
     """Sampled Gaussian with sum 1, (2 * radius + 1,) float32."""
-    radius = blur_radius(sigma, shortest)
-    x = np.arange(-radius, radius + 1, dtype=np.float32)
-    kernel = np.exp(x * x * np.float32(-0.5 / (sigma * sigma)))
-    return np.asarray(kernel / kernel.sum(), dtype=np.float32)
+    length = 2 * blur_radius(sigma, shortest) + 1
+    kernel: Pixels = cv2.getGaussianKernel(length, sigma, cv2.CV_32F)
+    return kernel.ravel()

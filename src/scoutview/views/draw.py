@@ -11,11 +11,10 @@ those of the stored image.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from operator import le, mul
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError
 from scoutview.base.randomness import VIEWS, generator
@@ -47,16 +46,17 @@ SLOTS: Final = 64
 _MAX_NDIM: Final = 3
 
 Matrix = list[list[float]]
+Rows = tuple[tuple[float, ...], ...]
+"""An affine as ndim rows of ndim + 1 numbers: plain numbers, because arrays this small are slow."""
 Box = tuple[tuple[int, int], ...]
 """Start and stop along every axis, in pixels of the view."""
 
 
-@dataclass(frozen=True, slots=True)
-class ViewParams:
+class ViewParams(NamedTuple):
     """All that makes a view of an image: pure numbers, no randomness left."""
 
-    affine: NDArray[np.float64]
-    """(ndim, ndim + 1): index coordinates of the view to index coordinates of the image."""
+    affine: Rows
+    """ndim rows of ndim + 1: index coordinates of the view to index coordinates of the image."""
     size: tuple[int, ...]
     """Pixels of the view along every axis."""
     border: Border = "zero"
@@ -149,34 +149,27 @@ def _draw_one(
     spec: ViewSpec, shape: Sequence[int], uniform: list[float], spacing: Sequence[float] | None
 ) -> ViewParams:
     if spec.fit is not None:
-        zoom = _fitted_zoom(spec, shape)
-        centre = [n / 2 for n in shape]
-        return ViewParams(_affine(_scaled(None, zoom, spec.size), centre, spec.size), spec.size)
+        middle = [n / 2 for n in shape]
+        return ViewParams(_affine(None, _fitted_zoom(spec, shape), middle, spec.size), spec.size)
+    augment, intensity = spec.augment, spec.augment.intensity
     zoom = _crop_zoom(spec, shape, uniform)
-    turn = _turn(spec.augment, len(shape), uniform, spacing)
+    turn = _turn(augment, len(shape), uniform, spacing)
     centre = _centre(zoom, turn, spec.size, shape, uniform)
-    signed = [
-        -z if flip else z
-        for z, flip in zip(zoom, _flips(spec.augment, len(shape), uniform), strict=True)
-    ]
-    affine = _affine(_scaled(turn, signed, spec.size), centre, spec.size)
-    brightness, contrast = _jitter(spec.augment.intensity, uniform)
-    intensity = spec.augment.intensity
+    brightness, contrast = _jitter(intensity, uniform)
+    solarised = uniform[SOLARISE_WHETHER] < intensity.solarise_probability
     return ViewParams(
-        affine,
+        _affine(turn, _flipped(augment, zoom, uniform), centre, spec.size),
         spec.size,
-        spec.augment.border,
+        augment.border,
         brightness,
         contrast,
         _gamma(intensity, uniform),
         _when(intensity.blur_probability, intensity.blur_sigma, uniform, BLUR_WHETHER, BLUR),
         _when(intensity.noise_probability, intensity.noise_sigma, uniform, NOISE_WHETHER, NOISE),
         int(uniform[NOISE_SEED] * 2**32),
-        intensity.solarise_threshold
-        if uniform[SOLARISE_WHETHER] < intensity.solarise_probability
-        else None,
-        _holes(spec.augment.cut_out, spec.size, uniform),
-        spec.augment.cut_out is None or spec.augment.cut_out.fill == "mean",
+        intensity.solarise_threshold if solarised else None,
+        _holes(augment.cut_out, spec.size, uniform),
+        augment.cut_out is None or augment.cut_out.fill == "mean",
     )
 
 
@@ -200,10 +193,13 @@ def _crop_zoom(spec: ViewSpec, shape: Sequence[int], uniform: list[float]) -> li
     ndim, size = len(shape), spec.size
     volume = _between(spec.scale, uniform[AREA]) * math.prod(shape)  # in image pixels
     low, high = math.log(spec.ratio[0]), math.log(spec.ratio[1])
-    bends = [0.0, *(low + (high - low) * u for u in uniform[ASPECT : ASPECT + ndim - 1])]
+    bends = [0.0, *[low + (high - low) * u for u in uniform[ASPECT : ASPECT + ndim - 1]]]
     middle = sum(bends) / ndim
     zoom = (volume / math.prod(size)) ** (1 / ndim)
-    extent = [zoom * math.exp(b - middle) * v for b, v in zip(bends, size, strict=True)]
+    zooms = [zoom * math.exp(bend - middle) for bend in bends]
+    extent = list(map(mul, zooms, size))
+    if all(map(le, extent, shape)):
+        return zooms
     _fit_inside(extent, shape, volume)
     zooms = [min(e, n) / v for e, n, v in zip(extent, shape, size, strict=True)]
     limit = min(zooms) * max(spec.ratio[1], 1 / spec.ratio[0], 1.0)
@@ -235,6 +231,8 @@ def _turn(
 ) -> Matrix | None:
     """Rotation in image pixels, or None where nothing turns."""
     if uniform[TURN_WHETHER] >= augment.rotation_probability:
+        return None
+    if augment.rotation == 0 and (ndim == 2 or augment.rotation_through == 0):
         return None
     planes = [(ndim - 2, ndim - 1, augment.rotation)]
     if ndim == _MAX_NDIM:
@@ -276,37 +274,44 @@ def _centre(
     uniform: list[float],
 ) -> list[float]:
     """Centre of the crop, uniform where the turned crop stays inside, else the image's centre."""
-    extent = [z * v for z, v in zip(zoom, size, strict=True)]
-    if turn is not None:
-        extent = [
-            sum(abs(t) * e for t, e in zip(row, extent, strict=True)) for row in turn
-        ]  # the box around the turned crop
-    return [
-        e / 2 + (n - e) * uniform[POSITION + axis] if e < n else n / 2
-        for axis, (e, n) in enumerate(zip(extent, shape, strict=True))
-    ]
+    extent = list(map(mul, zoom, size))
+    if turn is not None:  # the box around the turned crop
+        extent = [sum(map(mul, map(abs, row), extent)) for row in turn]
+    centre = []
+    for axis, length in enumerate(shape):
+        free = length - extent[axis]
+        centre.append(
+            extent[axis] / 2 + free * uniform[POSITION + axis] if free > 0 else length / 2
+        )
+    return centre
 
 
-def _flips(augment: Augment, ndim: int, uniform: list[float]) -> list[bool]:
+def _flipped(augment: Augment, zoom: list[float], uniform: list[float]) -> list[float]:
+    """Turn the sign of the axes that are flipped."""
     chances = (augment.flip_horizontal, augment.flip_vertical, augment.flip_depth)
-    return [uniform[FLIP + ndim - 1 - axis] < chances[ndim - 1 - axis] for axis in range(ndim)]
-
-
-def _scaled(turn: Matrix | None, zoom: list[float], size: tuple[int, ...]) -> Matrix:
-    """Turn after zoom, as one matrix."""
-    if turn is None:
-        return [[zoom[i] if i == j else 0.0 for j in range(len(size))] for i in range(len(size))]
-    return [[value * z for value, z in zip(row, zoom, strict=True)] for row in turn]
-
-
-def _affine(matrix: Matrix, centre: list[float], size: tuple[int, ...]) -> NDArray[np.float64]:
-    """Send the middle of the view to `centre`, which counts from the image's corner."""
-    half = [(v - 1) / 2 for v in size]
-    rows = [
-        [*row, c - 0.5 - sum(m * h for m, h in zip(row, half, strict=True))]
-        for row, c in zip(matrix, centre, strict=True)
+    last = len(zoom) - 1
+    return [
+        -z if uniform[FLIP + last - axis] < chances[last - axis] else z
+        for axis, z in enumerate(zoom)
     ]
-    return np.array(rows)
+
+
+def _affine(
+    turn: Matrix | None, zoom: list[float], centre: list[float], size: tuple[int, ...]
+) -> Rows:
+    """Zoom, then turn, then move the middle of the view to `centre`, counted from the corner."""
+    rows = []
+    for i, middle in enumerate(centre):
+        if turn is None:
+            row = [0.0] * len(size)
+            row[i] = zoom[i]
+        else:
+            row = list(map(mul, turn[i], zoom))
+        offset = middle - 0.5
+        for axis, length in enumerate(size):
+            offset -= row[axis] * (length - 1) / 2
+        rows.append((*row, offset))
+    return tuple(rows)
 
 
 def _jitter(intensity: Intensity, uniform: list[float]) -> tuple[float, float]:
@@ -323,7 +328,7 @@ def _gamma(intensity: Intensity, uniform: list[float]) -> float:
     if uniform[GAMMA_WHETHER] >= intensity.gamma_probability:
         return 1.0
     low, high = intensity.gamma
-    return low * (high / low) ** uniform[GAMMA]
+    return math.exp(_between((math.log(low), math.log(high)), uniform[GAMMA]))
 
 
 def _holes(cut_out: CutOut | None, size: tuple[int, ...], uniform: list[float]) -> tuple[Box, ...]:

@@ -8,10 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scoutview.views.draw import ViewParams
+from scoutview.views.draw import Rows, ViewParams
 
 SHARPNESS: Final = 0.25
 """A level serves zooms from 2^-0.25 to 2^0.75 of its own.
@@ -21,34 +18,33 @@ aliasing above, 0.5 and more blur below; see `benchmarks/multicrop_aug.py`.
 """
 
 
-def pyramid_level(affine: NDArray[np.float64]) -> int:
+def pyramid_level(rows: Rows) -> int:
     """Choose the level for a view: the coarsest that is not visibly softer than the view.
 
     Args:
-        affine: (ndim, ndim + 1), view to image coordinates.
+        rows: The affine, view to image coordinates.
     """
-    columns = (row[:-1] for row in affine.tolist())
+    columns = (row[:-1] for row in rows)
     return max(0, math.floor(math.log2(max(map(math.hypot, *columns))) + SHARPNESS))
 
 
-def at_level(affine: NDArray[np.float64], level: int) -> list[list[float]]:
+def at_level(rows: Rows, level: int) -> Rows:
     """Express an affine in the coordinates of a pyramid level.
 
     Args:
-        affine: (ndim, ndim + 1), view to image coordinates.
+        rows: The affine, view to image coordinates.
         level: Pyramid level; the edges of its blocks begin at the image's corner.
     """
     scale = 0.5**level
-    return [
-        [*(value * scale for value in row[:-1]), (row[-1] + 0.5) * scale - 0.5]
-        for row in affine.tolist()
-    ]
+    return tuple(
+        (*[value * scale for value in row[:-1]], (row[-1] + 0.5) * scale - 0.5) for row in rows
+    )
 
 
-def reach(matrix: list[list[float]], size: Sequence[int]) -> list[tuple[float, float]]:
+def reach(rows: Rows, size: Sequence[int]) -> list[tuple[float, float]]:
     """Find the lowest and highest coordinate of a view's pixel centres along every axis."""
     ends = []
-    for row in matrix:
+    for row in rows:
         low = high = row[-1]
         for axis, length in enumerate(size):
             step = row[axis] * (length - 1)
@@ -60,13 +56,10 @@ def reach(matrix: list[list[float]], size: Sequence[int]) -> list[tuple[float, f
     return ends
 
 
-def is_straight(affine: NDArray[np.float64]) -> bool:
+def is_straight(rows: Rows) -> bool:
     """Whether a view is neither turned nor sheared."""
     return all(
-        value == 0
-        for i, row in enumerate(affine.tolist())
-        for j, value in enumerate(row[:-1])
-        if i != j
+        value == 0 for i, row in enumerate(rows) for j, value in enumerate(row[:-1]) if i != j
     )
 
 
@@ -90,7 +83,7 @@ def bounding_box(
     for p in params:
         if p.border == "reflect" and not _stays_inside(p, shape):
             return (0,) * len(shape), tuple(shape)
-        for axis, (low, high) in enumerate(reach(p.affine.tolist(), p.size)):
+        for axis, (low, high) in enumerate(reach(p.affine, p.size)):
             start[axis] = min(start[axis], math.floor(low))
             stop[axis] = max(stop[axis], math.ceil(high) + 1)
     for axis, length in enumerate(shape):
@@ -104,5 +97,5 @@ def bounding_box(
 def _stays_inside(params: ViewParams, shape: Sequence[int]) -> bool:
     return all(
         low >= -0.5 and high <= n - 0.5
-        for (low, high), n in zip(reach(params.affine.tolist(), params.size), shape, strict=True)
+        for (low, high), n in zip(reach(params.affine, params.size), shape, strict=True)
     )

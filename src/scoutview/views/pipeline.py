@@ -47,7 +47,7 @@ class Views:
 
     def geometry(self, params: ViewParams) -> NDArray[np.float32]:
         """Return the (ndim, ndim + 1) map from view to stored index coordinates of one view."""
-        return params.affine.astype(np.float32)
+        return np.array(params.affine, dtype=np.float32)
 
     def bounding_box(
         self, params: Sequence[ViewParams], shape: tuple[int, ...]
