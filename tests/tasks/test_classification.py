@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoutview.base.errors import ConfigError, DataError
-from scoutview.contract import Progress
+from scoutview.contract import LabelSpec, Progress
 from scoutview.data.batch import IGNORE, Batch
 from scoutview.nn.backbones import BackboneConfig, build_backbone
 from scoutview.tasks import TASKS, resolve
@@ -19,7 +19,9 @@ TINY = BackboneConfig(
 def task(outputs=2, *, exclusive=False, **settings):
     torch.manual_seed(0)
     config = ClassificationConfig(**settings)
-    return Classification(build_backbone(TINY), config, outputs=outputs, exclusive=exclusive)
+    kind = "multiclass" if exclusive else "multilabel"
+    labels = LabelSpec(kind, tuple("abc"[:outputs]))
+    return Classification(build_backbone(TINY), config, labels=labels)
 
 
 def batch(targets, n=8):
@@ -32,7 +34,7 @@ def test_classification__yes_no_loss_equals_the_equation_over_known_labels():
     objective = task().eval()
     targets = torch.tensor([[1.0, 0.0], [IGNORE, 1.0]] * 4)
     inputs = batch(targets)
-    loss = objective(inputs, PROGRESS).loss
+    loss = objective(inputs, PROGRESS).loss.detach()
     total, known = 0.0, 0
     for p, t in zip(objective.predict(inputs).flatten(), targets.flatten(), strict=True):
         if t != IGNORE:
@@ -49,7 +51,7 @@ def test_classification__class_loss_equals_the_equation_over_known_classes():
     p = objective.predict(inputs)
     torch.testing.assert_close(p.sum(1), torch.ones(8))
     expected = -sum(math.log(p[i, t]) for i, t in enumerate(targets) if t != IGNORE) / 6
-    assert float(objective(inputs, PROGRESS).loss) == pytest.approx(expected, rel=1e-5)
+    assert float(objective(inputs, PROGRESS).loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_classification__frozen_backbone_keeps_weights_and_batch_statistics():
@@ -75,7 +77,7 @@ def test_classification__learns_in_thirty_steps():
         loss = objective(inputs, PROGRESS).loss
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
     assert all(p.grad is not None for p in objective.parameters())
 

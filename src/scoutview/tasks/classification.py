@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scoutview.base.config import Config
 from scoutview.base.errors import DataError
-from scoutview.contract import Objective, Progress, StepOutput
+from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
 from scoutview.data.batch import IGNORE, Batch
 from scoutview.nn.backbones import Backbone
 from scoutview.nn.heads import mlp
@@ -35,22 +35,14 @@ class Classification(Objective):
     """See the module docstring."""
 
     def __init__(
-        self, backbone: Backbone, config: ClassificationConfig, *, outputs: int, exclusive: bool
+        self, backbone: Backbone, config: ClassificationConfig, *, labels: LabelSpec
     ) -> None:
-        """Put a classifier on a backbone.
-
-        Args:
-            backbone: Where features come from.
-            config: Settings.
-            outputs: Number of labels L, or of classes.
-            exclusive: True for one class per image (softmax), False for yes-no labels (sigmoid).
-        """
         super().__init__()
         self.backbone = backbone
         hidden, layers = (config.hidden_dim, 2) if config.hidden_dim else (0, 1)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = mlp(backbone.dim, hidden, outputs, layers=layers)
-        self.exclusive = exclusive
+        self.head = mlp(backbone.dim, hidden, labels.outputs, layers=layers)
+        self.exclusive = labels.kind == "multiclass"
         self.frozen = config.freeze_backbone
         self.label_smoothing = config.label_smoothing
         if self.frozen:

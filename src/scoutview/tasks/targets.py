@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError, unknown
+from scoutview.contract import LabelSpec
 from scoutview.index.labels import Label, Policy, target_names
 from scoutview.index.labels import targets as label_targets
 
@@ -33,6 +34,13 @@ class Targets:
         """Class of each image, (N,), -1 where missing; only of exclusive targets."""
         assert self.exclusive
         return np.where(self.known, np.nan_to_num(self.values).argmax(axis=1), -1)
+
+    @property
+    def spec(self) -> LabelSpec:
+        """What a batch of these targets means."""
+        if self.exclusive:
+            return LabelSpec("multiclass", self.columns)
+        return LabelSpec("binary" if len(self.columns) == 1 else "multilabel", self.columns)
 
     def of(self, rows: NDArray[np.int64]) -> "Targets":
         """Select images."""
