@@ -1,0 +1,189 @@
+"""Everything that is known about images beyond their headers: labels, boxes, reports, splits.
+
+Works on ids and joined columns only; the wide rows stay on disk until `finish` writes them.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scoutview.base.errors import JoinError
+from scoutview.index import splits
+from scoutview.index.boxes import join_boxes
+from scoutview.index.config import ColumnSplit, HoldOut, IndexConfig, KFold, SourceSplit
+from scoutview.index.join import Keys, Match
+from scoutview.index.labelmaps import join_labelmaps
+from scoutview.index.labels import Label, from_source, join_labels
+from scoutview.index.privacy import pseudonym
+from scoutview.index.reports import join_reports
+from scoutview.index.scan import part_path
+from scoutview.index.schema import BOXES, REPORTS
+
+_LOG = logging.getLogger(__name__)
+
+_NEEDED = [
+    "image_id", "file_id", "patient_id", "kind", "split", "fold", "height", "width", "n_slices",
+]  # fmt: skip
+
+
+@dataclass
+class Attached:
+    """What is added to the rows of the index, in their order."""
+
+    images: pd.DataFrame
+    """`image_id` and the columns that are set here: patient_id, split, fold, labelmap, report, labels."""
+    labels: list[Label] = field(default_factory=list)
+    boxes: pd.DataFrame = field(default_factory=lambda: BOXES.empty_table().to_pandas())
+    reports: pd.DataFrame = field(default_factory=lambda: REPORTS.empty_table().to_pandas())
+    private: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the private table for labelmaps."""
+    patients: dict[str, str] = field(default_factory=dict)
+    """Original patient id by image, where a table gave it."""
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    joins: list[dict[str, Any]] = field(default_factory=list)
+    """How each table matched, for `cohort.json`."""
+    overlap: int = 0
+    """Patients in more than one part, where that was accepted."""
+
+
+def attach(stems: Sequence[Path], config: IndexConfig, key: bytes) -> Attached:
+    """Join tables to the grouped images and split them.
+
+    Args:
+        stems: Results of `scan.group`, in the order of the index.
+        config: What to join.
+        key: The cohort's secret key.
+
+    Raises:
+        JoinError: A table does not fit.
+        LeakageError: The split crosses patients.
+    """
+    images = _read(stems, [*_NEEDED, *_columns_of(config.split)])
+    out = Attached(images.assign(labelmap=False, report=False))
+    _source_labels(out, stems)
+    if config.labels or config.boxes or config.labelmaps or config.reports:
+        _join_tables(out, config, Keys.read(stems), key)
+    _split(out, config)
+    return out
+
+
+def _columns_of(split: object) -> list[str]:
+    """Name the columns of the index that a split asks for and that are not read anyway."""
+    names = (
+        split.stratify
+        if isinstance(split, HoldOut | KFold)
+        else (split.column,)
+        if isinstance(split, ColumnSplit)
+        else ()
+    )
+    return [name for name in names if name not in _NEEDED]
+
+
+def _read(stems: Sequence[Path], columns: Sequence[str]) -> pd.DataFrame:
+    parts = []
+    for stem in stems:
+        path = part_path(stem, "index")
+        there = [name for name in columns if name in pq.read_schema(path).names]
+        parts.append(pq.read_table(path, columns=there, use_threads=False))
+    return pa.concat_tables(parts).to_pandas()
+
+
+def _source_labels(out: Attached, stems: Sequence[Path]) -> None:
+    values: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
+    start = 0
+    for stem in stems:
+        with pq.ParquetFile(part_path(stem, "index")) as part:
+            for batch in part.iter_batches(columns=["values"], use_threads=False):
+                cells = batch.column(0).to_pylist() if batch.num_rows else []
+                for row, pairs in enumerate(cells, start):
+                    for name, value in pairs or ():
+                        column = values.setdefault(name, np.full(len(out.images), np.nan))
+                        column[row] = value
+                start += batch.num_rows
+    labels, columns = from_source(values)
+    out.labels += labels
+    for label in labels:
+        out.images[label.name] = columns[label.name].to_numpy()
+
+
+def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> None:
+    for table in config.labels:
+        joined = join_labels(table, keys)
+        _add_labels(out, joined.labels, joined.columns)
+        if joined.patients is not None:
+            _add_patients(out, joined.patients, key)
+        if joined.splits is not None:
+            place = out.images["image_id"].map(joined.splits)
+            out.images["split"] = place.where(place.notna(), out.images["split"])
+        _note(out, "labels", joined.match)
+    for boxes_source in config.boxes:
+        boxes, problems = join_boxes(boxes_source, out.images, keys)
+        out.boxes = pd.concat([out.boxes, boxes], ignore_index=True) if len(out.boxes) else boxes
+        out.problems += problems
+    if config.labelmaps is not None:
+        found = join_labelmaps(config.labelmaps, out.images, keys, key)
+        out.private, out.problems = found.private, out.problems + found.problems
+        have = {row["image_id"] for row in found.private}
+        out.images["labelmap"] = out.images["image_id"].isin(have)
+    if config.reports is not None:
+        out.reports, problems = join_reports(config.reports, out.images, keys)
+        out.images["report"] = out.images["image_id"].isin(out.reports["image_id"])
+        out.problems += problems
+
+
+def _add_labels(out: Attached, labels: list[Label], columns: pd.DataFrame) -> None:
+    for label in labels:
+        if label.name in out.images.columns:
+            raise JoinError(f"Two tables carry the label {label.name!r}; rename or drop one.")
+        values = out.images["image_id"].map(columns[label.name])
+        if label.kind == "multiclass":
+            values = values.astype(object).where(values.notna(), "")
+        out.images[label.name] = values
+    out.labels += labels
+
+
+def _add_patients(out: Attached, patients: pd.Series, key: bytes) -> None:
+    patients = patients[patients != ""]
+    pseudonyms = patients.map(lambda value: pseudonym(key, "patient", value))
+    given = out.images["image_id"].map(pseudonyms)
+    out.images["patient_id"] = given.where(given.notna(), out.images["patient_id"])
+    out.patients |= patients.to_dict()
+
+
+def _note(out: Attached, what: str, match: Match) -> None:
+    out.joins.append(
+        {"table": what, "id": match.kind, "matched": match.matched, "rows": match.total}
+    )
+    if match.matched < match.total:
+        _LOG.warning(
+            "%d of %d rows of the label table match no image",
+            match.total - match.matched,
+            match.total,
+        )
+
+
+def _split(out: Attached, config: IndexConfig) -> None:
+    images, how = out.images, config.split
+    allow = False
+    if isinstance(how, HoldOut):
+        shares = {"train": 1 - how.val - how.test, "val": how.val, "test": how.test}
+        images["split"] = splits.hold_out(images, shares, seed=how.seed, stratify=how.stratify)
+    elif isinstance(how, KFold):
+        inside = images["split"] != "test"
+        folds = splits.k_fold(images[inside], how.folds, seed=how.seed, stratify=how.stratify)
+        images["fold"] = folds.reindex(images.index, fill_value=-1).astype(np.int32)
+        splits.require_apart(images, "fold")
+    elif isinstance(how, ColumnSplit):
+        parts = {"train": how.train, "val": how.val, "test": how.test}
+        images["split"] = splits.by_column(images, how.column, parts)
+        allow = how.allow_patient_overlap
+    elif isinstance(how, SourceSplit):
+        allow = how.allow_patient_overlap
+    out.overlap = splits.require_apart(images, allow_patient_overlap=allow)

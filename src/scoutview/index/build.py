@@ -1,0 +1,290 @@
+"""Build a cohort: walk, read headers in parallel, group into images, join, write.
+
+Nothing grows with the number of files but 8 bytes each and the ids that a join needs. `cohort.json` is
+removed first and written last, so a cohort without it is unfinished and is not opened; the next build
+goes on from the parts in `.building`.
+"""
+
+import logging
+import os
+import shutil
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from scoutview.base.errors import DataError, RunError
+from scoutview.base.files import remove_partial
+from scoutview.index.attach import Attached, attach
+from scoutview.index.cohort import Cohort
+from scoutview.index.config import IndexConfig
+from scoutview.index.finish import write, write_problems
+from scoutview.index.privacy import key_from_file, new_key, pseudonym, signature, write_key
+from scoutview.index.scan import GroupJob, ScanJob, group, scan, table_writer
+from scoutview.index.schema import PRIVATE, VERSION
+from scoutview.index.walk import SeenFile, walk
+from scoutview.index.workers import Workers
+
+_LOG = logging.getLogger(__name__)
+
+BUILDING: Final = ".building"
+"""Folder of an unfinished build; private like the table it becomes."""
+
+_CHUNK: Final = 512
+_WALK: Final = 4096
+_BUCKET_ROWS: Final = 8192
+_SPILL_ROWS: Final = 8192
+_MOST_BUCKETS: Final = 256
+
+Progress = Callable[[int, int], object]
+"""Called with the files done and the files found so far."""
+
+Signatures = NDArray[np.int64]
+
+
+def build_cohort(
+    sources: Sequence[Path],
+    out: Path,
+    config: IndexConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Cohort:
+    """Index files into a cohort folder; unchanged files of an earlier build are not read again.
+
+    Args:
+        sources: Files and folders, searched with their sub-folders. They are only read.
+        out: The cohort folder: new, empty, finished or interrupted.
+        config: What to join and how to split.
+        progress: Told now and then how far it is.
+
+    Returns:
+        The cohort.
+
+    Raises:
+        DataError: A source is missing, a table does not fit, or `strict` met a problem.
+        RunError: `out` holds something else, or a worker process died.
+    """
+    config = config or IndexConfig()
+    out, sources = Path(out), [Path(source) for source in sources]
+    work = _prepare(out)
+    key = _key(out, work, config)
+    previous = _previous(out, key)
+    skip = [out, *([config.labelmaps.folder] if config.labelmaps else [])]
+    state = _state(sources, config, key)
+    old = _read_signatures(previous) if previous else np.empty(0, dtype=np.int64)
+    known = np.unique(np.concatenate([old, *map(_read_signatures, _parts(work))]))
+    with Workers(config.workers or os.cpu_count() or 1) as workers:
+        found = _Scan(work, key, known, progress)
+        seen = found.run(walk(sources, skip), workers)
+        if np.array_equal(seen, old) and _is_current(out, state):
+            shutil.rmtree(work)
+            return Cohort.open(out)
+        buckets = _spill(work, previous, seen)
+        jobs = (GroupJob(bucket, bucket.with_suffix(""), key) for bucket in buckets)
+        stems = sorted(workers.map(group, jobs))
+    attached = attach(stems, config, key)
+    if config.strict:
+        _refuse_problems(out, stems, attached)
+    names = config.labelmaps.names if config.labelmaps else {}
+    write(out, stems, attached, key, state, files=len(seen), names=names)
+    shutil.rmtree(work)
+    _LOG.info("indexed %d files", len(seen))
+    return Cohort.open(out)
+
+
+def _prepare(out: Path) -> Path:
+    """Open the folder of the unfinished build, and refuse a folder that is something else."""
+    work = out / BUILDING
+    ours = [out / "cohort.json", out / "private.parquet", work]
+    if out.exists() and any(out.iterdir()) and not any(path.exists() for path in ours):
+        raise RunError(f"{out} is not empty and not a cohort; choose a new folder, or empty it.")
+    out.mkdir(parents=True, exist_ok=True)
+    remove_partial(out)
+    work.mkdir(mode=0o700, exist_ok=True)
+    (work / "parts").mkdir(mode=0o700, exist_ok=True)
+    remove_partial(work)
+    remove_partial(work / "parts")
+    return work
+
+
+def _key(out: Path, work: Path, config: IndexConfig) -> bytes:
+    """Take the shared key, or the cohort's own; parts under another key are of no use."""
+    here = work / "key"
+    started = bytes.fromhex(here.read_text(encoding="ascii").strip()) if here.exists() else None
+    if config.key_file is not None:
+        key = key_from_file(config.key_file)
+    else:
+        key = _private_metadata(out).get("key") or started or new_key()
+    if key != started:
+        shutil.rmtree(work / "parts")
+        (work / "parts").mkdir(mode=0o700)
+        write_key(here, key)
+    return key
+
+
+def _private_metadata(out: Path) -> dict[str, Any]:
+    """Return key and state of an earlier build, or nothing."""
+    path = out / "private.parquet"
+    if not path.exists():
+        return {}
+    metadata = pq.read_schema(path).metadata or {}
+    return {"key": bytes.fromhex(metadata[b"key"].decode()), "state": metadata[b"state"].decode()}
+
+
+def _previous(out: Path, key: bytes) -> Path | None:
+    """Return the private table of an earlier build whose rows can be kept."""
+    path = out / "private.parquet"
+    if _private_metadata(out).get("key") != key:
+        return None
+    return path if pq.read_schema(path).equals(PRIVATE) else None
+
+
+def _state(sources: Sequence[Path], config: IndexConfig, key: bytes) -> str:
+    """Digest what a build depends on besides the sources' files; keyed, as it covers paths."""
+    parts: list[str | int] = [VERSION, *sorted(str(path.absolute()) for path in sources)]
+    parts.append(config.model_dump_json(exclude={"workers", "strict", "key_file"}))
+    for path in _side_files(config):
+        info = path.stat()
+        parts += [str(path), info.st_size, info.st_mtime_ns]
+    return pseudonym(key, "state", "\0".join(map(str, parts)))
+
+
+def _side_files(config: IndexConfig) -> list[Path]:
+    tables = [table.table for table in config.labels] + [boxes.path for boxes in config.boxes]
+    tables += [config.labelmaps.folder] if config.labelmaps else []
+    tables += [config.reports.path] if config.reports else []
+    for number, path in enumerate(tables, 1):
+        if not path.exists():
+            raise DataError(f"Table or folder {number} of {len(tables)} to join does not exist.")
+    return [
+        file for path in tables for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+    ]
+
+
+def _is_current(out: Path, state: str) -> bool:
+    """Say whether the cohort was finished from the same sources, settings and tables."""
+    return (out / "cohort.json").is_file() and _private_metadata(out).get("state") == state
+
+
+def _read_signatures(path: Path) -> Signatures:
+    column = pq.read_table(path, columns=["signature"], use_threads=False).column(0)
+    values = np.unique(column.to_numpy())
+    return np.asarray(values[values != 0], dtype=np.int64)
+
+
+def _parts(work: Path) -> list[Path]:
+    return sorted((work / "parts").glob("*.parquet"))
+
+
+class _Scan:
+    """The walk, and the reading of what it finds that is not known yet."""
+
+    def __init__(
+        self, work: Path, key: bytes, known: Signatures, progress: Progress | None
+    ) -> None:
+        self._work = work
+        self._key = key
+        self._known = known
+        self._progress = progress
+        self._seen = array("q")
+        self._kept = 0
+        self.read = 0
+        """Files whose headers were read."""
+
+    def run(self, files: Iterator[SeenFile], workers: Workers) -> Signatures:
+        """Read headers into parts.
+
+        Returns:
+            Signatures of all files of the walk, sorted.
+        """
+        for count in workers.map(scan, self._jobs(files)):
+            self.read += count
+            self._tell()
+        return np.unique(np.frombuffer(self._seen, dtype=np.int64))
+
+    def _jobs(self, files: Iterator[SeenFile]) -> Iterator[ScanJob]:
+        waiting: list[SeenFile] = []
+        while batch := list(islice(files, _WALK)):
+            signatures = np.fromiter((file.signature for file in batch), np.int64, len(batch))
+            self._seen.frombytes(signatures.tobytes())
+            fresh = np.flatnonzero(~_isin(signatures, self._known))
+            self._kept += len(batch) - len(fresh)
+            waiting += [batch[place] for place in fresh]
+            while len(waiting) >= _CHUNK:
+                yield self._job(waiting[:_CHUNK])
+                waiting = waiting[_CHUNK:]
+            self._tell()
+        if waiting:
+            yield self._job(waiting)
+
+    def _job(self, files: Sequence[SeenFile]) -> ScanJob:
+        name = signature(*(file.signature for file in files))
+        return ScanJob(files, self._work / "parts" / f"{name:016x}.parquet", self._key)
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self._kept + self.read, len(self._seen))
+
+
+def _isin(values: Signatures, known: Signatures) -> NDArray[np.bool_]:
+    """Say which values stand in a sorted array, (N,)."""
+    if not len(known):
+        return np.zeros(len(values), dtype=bool)
+    place = np.searchsorted(known, values).clip(max=len(known) - 1)
+    return np.asarray(known[place] == values, dtype=bool)
+
+
+def _spill(work: Path, previous: Path | None, seen: Signatures) -> list[Path]:
+    """Sort the rows of all files that still exist into buckets by group, one bucket in memory later.
+
+    Returns:
+        The buckets, in the order of the index.
+    """
+    folder = work / "buckets"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    sources = [*([previous] if previous else []), *_parts(work)]
+    rows = sum(pq.read_metadata(path).num_rows for path in sources)
+    number = max(1, min(_MOST_BUCKETS, -(-rows // _BUCKET_ROWS)))
+    paths = [folder / f"{n:05d}.parquet" for n in range(number)]
+    old = _read_signatures(previous) if previous else np.empty(0, dtype=np.int64)
+    with ExitStack() as stack:
+        outs = [stack.enter_context(table_writer(path, PRIVATE)) for path in paths]
+        for source in sources:
+            # A build that was killed after writing the table has left parts that it contains.
+            taken = np.empty(0, dtype=np.int64) if source is previous else old
+            for table in _tables(source):
+                here = table.column("signature").to_numpy()
+                table = table.filter(_isin(here, seen) & ~_isin(here, taken))
+                bucket = _bucket(table.column("group").to_numpy(), number)
+                for n in np.unique(bucket):
+                    outs[n].write_table(table.filter(bucket == n))
+    return paths
+
+
+def _tables(path: Path) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_SPILL_ROWS, use_threads=False):
+            yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+
+
+def _bucket(groups: Signatures, number: int) -> NDArray[np.int64]:
+    """Divide the range of groups, 63 bits, into equal buckets that keep their order."""
+    return ((groups >> 31) * number) >> 32
+
+
+def _refuse_problems(out: Path, stems: Sequence[Path], attached: Attached) -> None:
+    reasons = write_problems(out, stems, attached)
+    if reasons:
+        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise DataError(
+            f"strict allows no problems, but there are {counted}; they stand in problems.csv of the"
+            " cohort folder. Correct them, or index without strict."
+        )

@@ -1,0 +1,162 @@
+"""Write the tables of a cohort: whole, in an order that a kill cannot turn into a lie."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scoutview.base.files import atomic_writer, sync_folder, write_json
+from scoutview.index.attach import Attached
+from scoutview.index.labels import Label
+from scoutview.index.privacy import PRIVATE_MODE, fingerprint
+from scoutview.index.records import Rows
+from scoutview.index.scan import ROWS_AT_ONCE, csv_lines, part_path, table_writer
+from scoutview.index.schema import BOXES, COHORT, INDEX, PRIVATE, PROBLEMS, REPORTS, VERSION
+
+_LOG = logging.getLogger(__name__)
+
+_SET_LATE = ("patient_id", "split", "fold", "labelmap", "report")
+
+
+def write(
+    out: Path,
+    stems: Sequence[Path],
+    attached: Attached,
+    key: bytes,
+    state: str,
+    *,
+    files: int,
+    names: dict[int, str],
+) -> None:
+    """Write all tables; `cohort.json` goes first and comes last.
+
+    Args:
+        out: The cohort folder.
+        stems: Results of `scan.group`, in the order of the index.
+        attached: What is joined.
+        key: The cohort's secret key.
+        state: What this build was made from; an equal state needs no new build.
+        files: Number of files that were seen.
+        names: Names of labelmap values.
+    """
+    # Without cohort.json nobody opens a folder in which old and new tables are mixed.
+    (out / "cohort.json").unlink(missing_ok=True)
+    sync_folder(out)
+    counts = _write_private(out, stems, attached, key, state)
+    _write_index(out, stems, attached)
+    _write_frame(out / "boxes.parquet", attached.boxes, BOXES, 0o644)
+    _write_frame(out / "reports.parquet", attached.reports, REPORTS, PRIVATE_MODE)
+    problems = write_problems(out, stems, attached)
+    content = _content(attached, key) | {"labelmap_names": {str(k): v for k, v in names.items()}}
+    content["patient_ids_known"] = counts["images_without_patient"] == 0
+    content["counts"] |= {"files": files, **counts, "problems": dict(sorted(problems.items()))}
+    write_json(out / "cohort.json", content, schema=COHORT, version=VERSION)
+
+
+def write_problems(out: Path, stems: Sequence[Path], attached: Attached) -> Counter[str]:
+    """Write `problems.csv`.
+
+    Returns:
+        Number of problems by reason.
+    """
+    reasons: Counter[str] = Counter()
+    with atomic_writer(out / "problems.csv") as stream:
+        stream.write((",".join(PROBLEMS.names) + "\n").encode())
+        for batch in _batches(stems, "problems"):
+            rows = batch.to_pylist()
+            reasons.update(row["reason"] for row in rows)
+            stream.write(csv_lines(rows))
+        reasons.update(row["reason"] for row in attached.problems)
+        stream.write(csv_lines(attached.problems))
+    return reasons
+
+
+def _batches(stems: Sequence[Path], name: str) -> Iterator[pa.RecordBatch]:
+    for stem in stems:
+        with pq.ParquetFile(part_path(stem, name)) as part:
+            yield from part.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False)
+
+
+def _write_private(
+    out: Path, stems: Sequence[Path], attached: Attached, key: bytes, state: str
+) -> dict[str, Any]:
+    """Write the private table and count what was seen."""
+    schema = PRIVATE.with_metadata({b"key": key.hex().encode(), b"state": state.encode()})
+    patients_missing, other = 0, Counter[str]()
+    path = out / "private.parquet"
+    with atomic_writer(path, mode=PRIVATE_MODE) as stream, table_writer(stream, schema) as table:
+        for batch in _batches(stems, "private"):
+            rows = batch.to_pylist()
+            for row in rows:
+                row["patient"] = attached.patients.get(row["image_id"], row["patient"])
+                patients_missing += row["order"] == 0 and not row["patient"]
+                other.update([row["reason"]] if row["status"] == "nonimage" else [])
+            table.write_table(_table(rows))
+        if attached.private:
+            table.write_table(_table(attached.private))
+    return {
+        "images_without_patient": patients_missing,
+        "non_images": dict(sorted(other.items())),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    collected = Rows(PRIVATE)
+    for row in rows:
+        collected.add(row)
+    return collected.take()
+
+
+def _write_index(out: Path, stems: Sequence[Path], attached: Attached) -> None:
+    schema = INDEX
+    for label in attached.labels:
+        schema = schema.append(_label_field(label))
+    late = pa.Table.from_pandas(
+        attached.images[[*_SET_LATE, *(label.name for label in attached.labels)]],
+        schema=pa.schema([schema.field(n) for n in [*_SET_LATE, *schema.names[len(INDEX) :]]]),
+        preserve_index=False,
+    )
+    with atomic_writer(out / "index.parquet") as stream, table_writer(stream, schema) as table:
+        start = 0
+        for batch in _batches(stems, "index"):
+            here = late.slice(start, batch.num_rows)
+            start += batch.num_rows
+            early = pa.Table.from_batches([batch])
+            columns = [
+                (here if name in here.column_names else early).column(name) for name in schema.names
+            ]
+            table.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _label_field(label: Label) -> pa.Field:
+    return pa.field(label.name, pa.float64() if label.kind == "binary" else pa.string())
+
+
+def _write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema, mode: int) -> None:
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    with atomic_writer(path, mode=mode) as stream:
+        pq.write_table(table, stream, compression="zstd", compression_level=1)
+
+
+def _content(attached: Attached, key: bytes) -> dict[str, Any]:
+    images = attached.images
+    return {
+        "counts": {
+            "rows": len(images),
+            "patients": int(images["patient_id"].nunique()),
+            "kinds": {str(k): int(n) for k, n in images["kind"].value_counts().items()},
+            "splits": {str(k): int(n) for k, n in images["split"].value_counts().items()},
+            "boxes": len(attached.boxes),
+            "reports": len(attached.reports),
+            "labelmaps": len(attached.private),
+        },
+        "labels": [label.to_json() for label in attached.labels],
+        "joins": attached.joins,
+        "patients_in_several_parts": attached.overlap,
+        "key_fingerprint": fingerprint(key),
+    }

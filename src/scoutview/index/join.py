@@ -1,0 +1,262 @@
+"""Which image a row of somebody's table means: any id, matched against all original ids.
+
+Examples in errors are masked, because ids and file names are private.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scoutview.base.errors import JoinError, masked
+from scoutview.index.scan import part_path
+
+_EXAMPLES: Final = 3
+_SAMPLE: Final = 2000
+_TRUSTED: Final = 0.5
+"""Share of ids that must match before a column is taken without being named."""
+
+KINDS: Final = ("path", "name", "stem", "image", "series", "study", "patient")
+"""What an id can be, the most specific first: path below the source, file name, file stem, DICOM ids."""
+
+
+def bare_stem(name: str) -> str:
+    """Return a file name without folders and endings: `a/b.nii.gz` becomes `b`."""
+    last = PurePosixPath(name.replace("\\", "/")).name
+    for ending in (".nii.gz", ".gz"):
+        if last.lower().endswith(ending):
+            return last[: -len(ending)]
+    return PurePosixPath(last).stem
+
+
+def _path(value: str) -> str:
+    return value.strip().replace("\\", "/").removeprefix("./").strip("/")
+
+
+def _name(value: str) -> str:
+    return _path(value).rpartition("/")[2]
+
+
+def _stem(value: str) -> str:
+    return bare_stem(_path(value))
+
+
+_NORMAL: Final[dict[str, Callable[[str], str]]] = {"path": _path, "name": _name, "stem": _stem}
+
+
+@dataclass(frozen=True)
+class Match:
+    """How the ids of a table fit the cohort."""
+
+    kind: str
+    """One of `KINDS`; "" if nothing fits."""
+    pairs: pd.DataFrame
+    """Columns `row` (position in the table) and `image_id`."""
+    matched: int
+    """Rows of the table that have an image."""
+    ids: pd.Series
+    """The table's ids, for masked examples."""
+
+    @property
+    def total(self) -> int:
+        """Rows of the table."""
+        return len(self.ids)
+
+
+class Keys:
+    """Original ids of all images. Private: it holds names and ids in clear."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+        self._tables: dict[str, pd.DataFrame] = {}
+
+    @classmethod
+    def read(cls, stems: Iterable[Path]) -> "Keys":
+        """Read the ids that a build has collected."""
+        wanted = ["image_id", "name", "image", "series", "study", "patient", "order"]
+        tables = [
+            pq.read_table(part_path(stem, "private"), columns=wanted, use_threads=False)
+            for stem in stems
+        ]
+        frame = pa.concat_tables(tables).to_pandas()
+        return cls(frame[frame["image_id"] != ""].reset_index(drop=True))
+
+    def table(self, kind: str) -> pd.DataFrame:
+        """Return columns `key` and `image_id` of one kind of id, each pair once."""
+        if kind not in self._tables:
+            if kind in _NORMAL:
+                # Below the source's own name, which tables do not repeat.
+                below = (
+                    self._frame["name"]
+                    .str.partition("/")[2]
+                    .where(self._frame["name"].str.contains("/"), self._frame["name"])
+                )
+                keys = below.map(_NORMAL[kind])
+            else:
+                keys = self._frame[kind]
+            table = pd.DataFrame({"key": keys, "image_id": self._frame["image_id"]})
+            self._tables[kind] = table[table["key"] != ""].drop_duplicates(ignore_index=True)
+        return self._tables[kind]
+
+    def match(self, values: pd.Series) -> Match:
+        """Find the kind of id that most values are, and their images.
+
+        Args:
+            values: Ids as strings.
+        """
+        best = Match("", pd.DataFrame({"row": [], "image_id": []}), 0, values)
+        for kind in KINDS:
+            keys = values.map(_NORMAL.get(kind, str.strip))
+            asked = pd.DataFrame({"key": keys.to_numpy(), "row": range(len(values))})
+            pairs = asked.merge(self.table(kind), on="key")[["row", "image_id"]]
+            matched = int(pairs["row"].nunique())
+            if matched > best.matched:
+                best = Match(kind, pairs, matched, values)
+        return best
+
+    def examples(self, kind: str = "name") -> list[str]:
+        """Return masked ids of the cohort."""
+        return _examples(self.table(kind)["key"])
+
+
+def read_table(path: Path, what: str) -> pd.DataFrame:
+    """Read a CSV, TSV or Parquet table with every value as text, "" where missing.
+
+    Raises:
+        JoinError: The table cannot be read; `what` names it, as "label table".
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            frame = pq.read_table(path).to_pandas()
+            return frame.map(lambda value: "" if pd.isna(value) else str(value))
+        text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+        if path.suffix.lower() in (".tsv", ".tab"):
+            return pd.read_csv(path, sep="\t", **text)  # type: ignore[call-overload,no-any-return]
+        frame = pd.read_csv(path, **text)  # type: ignore[call-overload]
+        if len(frame.columns) == 1 and ";" in str(frame.columns[0]):
+            frame = pd.read_csv(path, sep=";", **text)  # type: ignore[call-overload]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise JoinError(
+            f"The {what} could not be read ({type(error).__name__}); it must be a CSV, TSV or"
+            " Parquet file with a heading."
+        ) from error
+    return frame  # type: ignore[no-any-return]
+
+
+def require_column(frame: pd.DataFrame, name: str, what: str) -> None:
+    """Check that a table has a column.
+
+    Raises:
+        JoinError: It has not; the nearest one is named.
+    """
+    if name not in frame.columns:
+        known = [str(column) for column in frame.columns]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise JoinError(f"The {what} has no column {name!r}.{hint} It has: {', '.join(known)}.")
+
+
+def match_table(frame: pd.DataFrame, keys: Keys, id_column: str | None, what: str) -> Match:
+    """Match a table's rows to images through a named column, or the one that fits best.
+
+    Raises:
+        JoinError: No id matches, or a file name stands for several images.
+    """
+    if id_column is None:
+        id_column = best_column(frame, keys, what)
+    require_column(frame, id_column, what)
+    found = keys.match(frame[id_column])
+    if not found.matched:
+        raise _no_match(frame, keys, id_column, what)
+    if found.kind in ("path", "name", "stem", "image"):
+        _refuse_ambiguous(found, what)
+    return found
+
+
+def best_column(frame: pd.DataFrame, keys: Keys, what: str) -> str:
+    """Return the column whose ids fit the cohort best.
+
+    Raises:
+        JoinError: None fits at least half.
+    """
+    scores = _scores(frame, keys)
+    best = max(scores, key=lambda column: scores[column], default="")
+    if not best or scores[best] < _TRUSTED:
+        raise _no_match(frame, keys, None, what)
+    return best
+
+
+def _scores(frame: pd.DataFrame, keys: Keys) -> dict[str, float]:
+    """For each column, the share of its values, or of the images, that match: the larger one.
+
+    A column of 0 and 1 may match the files `0.png` and `1.png` by accident; it counts for little,
+    because repeated values count once and are set against all rows.
+    """
+    images = max(1, len(keys.table("name")["image_id"].unique()))
+    scores = {}
+    for column in frame.columns:
+        distinct = frame[column].drop_duplicates()
+        distinct = distinct[distinct != ""].head(_SAMPLE)
+        found = keys.match(distinct)
+        reached = found.pairs["image_id"].nunique()
+        unique = min(1.0, reached / max(1, min(len(frame), _SAMPLE)))
+        scores[str(column)] = max(unique, reached / images) if found.matched else 0.0
+    return scores
+
+
+def _no_match(frame: pd.DataFrame, keys: Keys, id_column: str | None, what: str) -> JoinError:
+    scores = {column: share for column, share in _scores(frame, keys).items() if share > 0}
+    scores.pop(id_column or "", None)
+    if scores:
+        near = max(scores, key=lambda column: scores[column])
+        hint = f"Column {near!r} comes nearest ({scores[near]:.0%}); name it as id_column."
+    else:
+        hint = "No column matches any id; check that table and images belong together."
+    tried = f"column {id_column!r}" if id_column else "any column"
+    shown = _examples(frame[id_column or frame.columns[0]])
+    return JoinError(
+        f"The ids of the {what} ({tried}) must match file names, paths or DICOM ids of the cohort,"
+        f" but do not. In the table: {', '.join(shown)}; in the cohort:"
+        f" {', '.join(keys.examples())}. {hint}"
+    )
+
+
+def _refuse_ambiguous(found: Match, what: str) -> None:
+    images = found.pairs.groupby("row")["image_id"].nunique()
+    several = images[images > 1].index
+    if len(several):
+        raise JoinError(
+            f"{len(several)} ids of the {what} match several images each, as"
+            f" {', '.join(_examples(found.ids.iloc[several]))}; use paths below the source, or DICOM ids."
+        )
+
+
+def refuse_conflicts(match: Match, values: pd.Series, what: str) -> None:
+    """Check that no image gets two different values.
+
+    Args:
+        match: Which images the rows of the table are.
+        values: Per row of the table.
+        what: What the table is.
+
+    Raises:
+        JoinError: An image does.
+    """
+    table = match.pairs.assign(value=values.iloc[match.pairs["row"]].to_numpy())
+    counts = table.groupby("image_id")["value"].nunique(dropna=False)
+    wrong = table[table["image_id"].isin(counts[counts > 1].index)]
+    if len(wrong):
+        raise JoinError(
+            f"{int((counts > 1).sum())} images stand more than once in the {what} with different"
+            f" values of {str(values.name)!r}, as {', '.join(_examples(match.ids.iloc[wrong['row']]))};"
+            " keep one row per image."
+        )
+
+
+def _examples(values: pd.Series) -> list[str]:
+    return [masked(value) for value in values.drop_duplicates().head(_EXAMPLES)]

@@ -1,0 +1,301 @@
+"""Labels: what they are, how they are joined, and how they become targets.
+
+A binary label holds 1, 0, NaN (missing) or -1 (uncertain); a multi-class label holds the class name, ""
+where missing. What uncertain means is decided when targets are made, not when tables are joined.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scoutview.base.errors import DataError, JoinError, masked, unknown
+from scoutview.index.config import LabelColumn, LabelTable
+from scoutview.index.join import (
+    Keys,
+    Match,
+    match_table,
+    read_table,
+    refuse_conflicts,
+    require_column,
+)
+from scoutview.index.schema import INDEX
+
+Policy = Literal["ones", "zeros", "ignore"]
+"""What an uncertain label counts as: present (U-Ones), absent (U-Zeros) or missing."""
+
+UNCERTAIN: Final = -1.0
+
+_WORDS: Final = {
+    "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "positive": 1.0,
+    "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "negative": 0.0,
+    "-1": UNCERTAIN, "-1.0": UNCERTAIN, "u": UNCERTAIN, "uncertain": UNCERTAIN,
+    "": np.nan, "nan": np.nan, "na": np.nan, "n/a": np.nan, "none": np.nan, "null": np.nan,
+}  # fmt: skip
+_MOST_CLASSES: Final = 200
+_LONGEST_CLASS: Final = 60
+_SPLITS: Final = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test", "": "",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label of a cohort."""
+
+    name: str
+    """Column of the index."""
+    kind: Literal["binary", "multiclass"]
+    classes: tuple[str, ...] = ()
+    """Names of the classes, for "multiclass"."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what stands in `cohort.json`."""
+        return {"name": self.name, "kind": self.kind, "classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(content["name"], content["kind"], tuple(content["classes"]))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A label table, matched to images."""
+
+    labels: list[Label]
+    columns: pd.DataFrame
+    """One column per label, index `image_id`; images without a row are absent."""
+    splits: pd.Series | None
+    """Part per image, if the table has one."""
+    patients: pd.Series | None
+    """Original patient id per image, if the table has one."""
+    match: Match
+
+
+def targets(table: pd.DataFrame, labels: Sequence[Label], policy: Policy) -> NDArray[np.float64]:
+    """Turn labels into numbers that a loss can use.
+
+    Args:
+        table: Rows of the index.
+        labels: Which labels.
+        policy: What an uncertain label counts as.
+
+    Returns:
+        (N, L): per binary label one column of 1, 0 or NaN (missing); per multi-class label one column
+        per class, one-hot, NaN where missing. `target_names` names the columns.
+
+    Raises:
+        DataError: A class is not in the label's list.
+    """
+    if policy not in ("ones", "zeros", "ignore"):
+        raise unknown("uncertainty policy", policy, ("ones", "zeros", "ignore"))
+    blocks = [
+        _binary(table, label, policy) if label.kind == "binary" else _one_hot(table, label)
+        for label in labels
+    ]
+    return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(table), 0))
+
+
+def target_names(labels: Sequence[Label]) -> list[str]:
+    """Name the columns of `targets`: the label, or `label=class` for multi-class labels."""
+    return [
+        name
+        for label in labels
+        for name in (
+            [label.name]
+            if label.kind == "binary"
+            else [f"{label.name}={value}" for value in label.classes]
+        )
+    ]
+
+
+def _binary(table: pd.DataFrame, label: Label, policy: Policy) -> NDArray[np.float64]:
+    values = table[label.name].to_numpy(dtype=np.float64, copy=True)
+    counts_as = {"ones": 1.0, "zeros": 0.0, "ignore": np.nan}[policy]
+    values[values == UNCERTAIN] = counts_as
+    return values[:, None]
+
+
+def _one_hot(table: pd.DataFrame, label: Label) -> NDArray[np.float64]:
+    values = table[label.name].to_numpy(dtype=object)
+    known = np.array([value in label.classes for value in values])
+    missing = values == ""
+    if not np.all(known | missing):
+        raise DataError(
+            f"Label {label.name!r}: {int((~known & ~missing).sum())} values are not among its"
+            f" classes {', '.join(label.classes)}; index the cohort again."
+        )
+    block = np.array([values == name for name in label.classes], dtype=np.float64).T
+    block[missing] = np.nan
+    return block
+
+
+def from_source(values: dict[str, NDArray[np.float64]]) -> tuple[list[Label], pd.DataFrame]:
+    """Type the labels that files carry as numbers: 0 and 1 are binary, more are classes.
+
+    Args:
+        values: Numbers per label, NaN where missing.
+    """
+    labels, columns = [], {}
+    for name, numbers in values.items():
+        found = np.unique(numbers[~np.isnan(numbers)])
+        if set(found) <= {0.0, 1.0, UNCERTAIN}:
+            labels.append(Label(name, "binary"))
+            columns[name] = numbers
+        else:
+            labels.append(Label(name, "multiclass", tuple(f"{value:g}" for value in found)))
+            columns[name] = np.array(
+                ["" if np.isnan(value) else f"{value:g}" for value in numbers], dtype=object
+            )
+    return labels, pd.DataFrame(columns)
+
+
+def join_labels(source: LabelTable, keys: Keys) -> Joined:
+    """Read a label table and match it to the images.
+
+    Raises:
+        JoinError: No id matches, an image has two values, or a value is not known.
+    """
+    what = "label table"
+    frame = read_table(source.table, what)
+    match = match_table(frame, keys, source.id_column, what)
+    labels, columns = _label_columns(frame, source, str(match.ids.name))
+    for name in columns:
+        refuse_conflicts(match, columns[name], what)
+    once = match.pairs.drop_duplicates("image_id")
+    joined = columns.iloc[once["row"]].set_axis(once["image_id"].to_numpy(), axis=0)
+    return Joined(
+        labels=labels,
+        columns=joined,
+        splits=_by_image(frame, source.split_column, match, _SPLITS),
+        patients=_by_image(frame, source.patient_column, match, None),
+        match=match,
+    )
+
+
+def _by_image(
+    frame: pd.DataFrame,
+    column: str | None,
+    match: Match,
+    words: dict[str, str] | None,
+) -> pd.Series | None:
+    if column is None:
+        return None
+    require_column(frame, column, "label table")
+    values = frame[column].str.strip()
+    if words is not None:
+        values = values.str.lower()
+        strange = values[~values.isin(list(words))]
+        if len(strange):
+            raise JoinError(
+                f"Column {column!r} of the label table must hold train, val or test; got"
+                f" {strange.nunique()} other words."
+            )
+        values = values.map(words)
+    refuse_conflicts(match, values, "label table")
+    once = match.pairs.drop_duplicates("image_id")
+    return values.iloc[once["row"]].set_axis(once["image_id"].to_numpy())
+
+
+def _label_columns(
+    frame: pd.DataFrame, source: LabelTable, id_column: str
+) -> tuple[list[Label], pd.DataFrame]:
+    taken = {id_column, source.patient_column, source.split_column}
+    labels: list[Label] = []
+    columns: dict[str, pd.Series] = {}
+    for wanted in source.columns or _binary_columns(frame, taken):
+        column = wanted if isinstance(wanted, LabelColumn) else _typed(frame, wanted)
+        require_column(frame, column.name, "label table")
+        for label, values in _read_column(frame[column.name], column):
+            if label.name in INDEX.names:
+                raise JoinError(
+                    f"The label {label.name!r} has the name of a column of the index; rename it in"
+                    " the table."
+                )
+            labels.append(label)
+            columns[label.name] = values.rename(label.name)
+    if not labels and source.patient_column is None and source.split_column is None:
+        raise JoinError(
+            "No column of the label table holds only 0, 1, -1, u and missing values; name the label"
+            f" columns. It has: {', '.join(str(name) for name in frame.columns)}."
+        )
+    return labels, pd.DataFrame(columns, index=frame.index)
+
+
+def _binary_columns(frame: pd.DataFrame, taken: set[str | None]) -> list[str]:
+    return [
+        str(name)
+        for name in frame.columns
+        if name not in taken and _is_binary(frame[name]) and (frame[name] != "").any()
+    ]
+
+
+def _is_binary(values: pd.Series) -> bool:
+    return bool(values.str.strip().str.lower().isin(list(_WORDS)).all())
+
+
+def _typed(frame: pd.DataFrame, name: str) -> LabelColumn:
+    require_column(frame, name, "label table")
+    return LabelColumn(name=name, kind="binary" if _is_binary(frame[name]) else "multiclass")
+
+
+def _read_column(values: pd.Series, column: LabelColumn) -> list[tuple[Label, pd.Series]]:
+    values = values.str.strip()
+    if column.kind == "binary":
+        words = values.str.lower()
+        _refuse_unknown(values, words.isin(list(_WORDS)), column, ("0", "1", "-1", "u", "(empty)"))
+        return [(Label(column.name, "binary"), words.map(_WORDS).astype(np.float64))]
+    if column.kind == "multilabel":
+        return _read_multilabel(values, column)
+    values = values.where(~values.str.lower().isin(["nan", "na", "n/a"]), "")
+    classes = column.classes or tuple(sorted(set(values) - {""}))
+    _refuse_text(classes, column)
+    _refuse_unknown(values, values.isin([*classes, ""]), column, classes)
+    return [(Label(column.name, "multiclass", classes), values)]
+
+
+def _read_multilabel(values: pd.Series, column: LabelColumn) -> list[tuple[Label, pd.Series]]:
+    cells = [
+        {word.strip() for word in cell.split(column.separator)} - {"", column.negative}
+        for cell in values
+    ]
+    found = tuple(sorted(set().union(*cells)))
+    classes = column.classes or found
+    _refuse_text(classes, column)
+    fits = pd.Series([cell <= set(classes) for cell in cells], index=values.index)
+    _refuse_unknown(values, fits, column, classes)
+    empty = (values == "").to_numpy()
+    out = []
+    for name in classes:
+        present = np.array([float(name in cell) for cell in cells])
+        present[empty] = np.nan
+        out.append((Label(name, "binary"), pd.Series(present, index=values.index)))
+    return out
+
+
+def _refuse_unknown(
+    values: pd.Series, fits: pd.Series, column: LabelColumn, classes: Sequence[str]
+) -> None:
+    strange = values[~fits].drop_duplicates()
+    if len(strange):
+        shown = ", ".join(masked(value) for value in strange.head(3))
+        raise JoinError(
+            f"Column {column.name!r} of the label table holds {len(strange)} unknown values, as"
+            f" {shown}. Known: {', '.join(classes)}. Correct them, or list them as classes."
+        )
+
+
+def _refuse_text(classes: Sequence[str], column: LabelColumn) -> None:
+    """Free text must not become class names, which stand in shared files."""
+    longest = max(map(len, classes), default=0)
+    if len(classes) > _MOST_CLASSES or longest > _LONGEST_CLASS:
+        raise JoinError(
+            f"Column {column.name!r} of the label table looks like free text or ids:"
+            f" {len(classes)} values, up to {longest} characters; a label has at most"
+            f" {_MOST_CLASSES} classes of {_LONGEST_CLASS} characters."
+        )
