@@ -1,5 +1,6 @@
 """Patients and pixels on both sides of a split: found, then refused, dropped or allowed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -114,9 +115,9 @@ def _crossing(parts: pd.Series, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _told(crossing: pd.DataFrame) -> str:
-    groups = crossing.groupby(["split", "of_split", "kind"], as_index=False)["drop"].nunique()
+    keys = list(crossing[["split", "of_split", "kind"]].itertuples(index=False, name=None))
     parts = []
-    for split, of_split, kind, count in groups.itertuples(index=False, name=None):
+    for (split, of_split, kind), count in sorted(Counter(keys).items()):
         who = f"{count} images of {split} are" if count > 1 else f"1 image of {split} is"
         what = f"{kind} copies" if count > 1 else f"{'an' if kind == 'exact' else 'a'} {kind} copy"
         parts.append(f"{who} {what} of {of_split} images")
