@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from math import isfinite, nan
@@ -12,9 +13,11 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from scoutview.pixels import vocabulary
 from scoutview.pixels.dicom_classes import SECONDARY_CAPTURE, kind_of
@@ -35,8 +38,9 @@ from scoutview.pixels.headers import Found, Header, Locator, NonImage, Problem
 from scoutview.pixels.source import Source
 
 _READ_ERRORS: Final = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, InvalidDicomError, LookupError,
-    MemoryError, OSError, RuntimeError, TypeError, ValueError, struct.error,
+    ArithmeticError, AssertionError, AttributeError, BytesLengthException, EOFError,
+    InvalidDicomError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
+    ValueError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom and the decoders raise for damaged files."""
 
@@ -199,7 +203,6 @@ def _add_functional_groups(dataset: Dataset, fields: Fields) -> None:
         "PlanePositionSequence": ("ImagePositionPatient",),
         "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
         "FrameVOILUTSequence": ("WindowCenter", "WindowWidth"),
-        "FrameAnatomySequence": (),
     }
     for group in groups:
         for sequence, keywords in wanted.items():
@@ -244,7 +247,10 @@ def _describe(parsed: DicomHeader, source: Source, locator: Locator) -> Iterator
     if kind:
         yield NonImage(locator, kind)
         return
-    if parsed.pixels is None and "Rows" not in fields:
+    if not parsed.complete:
+        yield problem(locator, "truncated", "The file ends inside its header.")
+        return
+    if parsed.pixels is None and "Rows" not in fields and not _is_image_class(sop_class):
         yield NonImage(locator, "other_object")
         return
     broken = _broken(parsed, source, locator)
@@ -254,6 +260,11 @@ def _describe(parsed: DicomHeader, source: Source, locator: Locator) -> Iterator
     found: list[Problem] = []
     yield _header(parsed, sop_class, locator, found)
     yield from found
+
+
+@lru_cache(maxsize=256)
+def _is_image_class(sop_class: str) -> bool:
+    return "Image Storage" in UID(sop_class, validation_mode=pydicom.config.IGNORE).name
 
 
 def _broken(parsed: DicomHeader, source: Source, locator: Locator) -> Problem | None:
@@ -352,7 +363,7 @@ def _header(parsed: DicomHeader, sop_class: str, locator: Locator, found: list[P
         window_width=width,
         voi_lut="VOILUTSequence" in fields or _word(fields, "VOILUTFunction") == "SIGMOID",
         photometric=_photometric(fields),
-        transfer_syntax=_word(fields, "TransferSyntaxUID"),
+        transfer_syntax=_syntax(_word(fields, "TransferSyntaxUID")),
         burned_in={"YES": True, "NO": False}.get(burned),
         secondary_capture=sop_class.startswith(SECONDARY_CAPTURE)
         and sop_class[len(SECONDARY_CAPTURE) :][:1] in ("", "."),
@@ -376,6 +387,13 @@ def _photometric(fields: Fields) -> str:
     """Return a word of the closed list; what a header's author typed never passes."""
     word = _word(fields, "PhotometricInterpretation")
     return word if word in _PHOTOMETRICS else vocabulary.OTHER if word else vocabulary.UNKNOWN
+
+
+@lru_cache(maxsize=256)
+def _syntax(uid: str) -> str:
+    """Return a registered transfer syntax, "other" for private ones, "" for none."""
+    known = UID(uid, validation_mode=pydicom.config.IGNORE).type == "Transfer Syntax"
+    return uid if known or not uid else vocabulary.OTHER
 
 
 @lru_cache(maxsize=64)
@@ -442,7 +460,7 @@ def _spacing(
             found.append(problem(locator, "missing_spacing", "The header has no pixel spacing."))
         return None
     if len(inside) != 2 or not all(isfinite(v) and v > 0 for v in inside):
-        detail = f"Spacing must be two numbers > 0 mm, got {inside}."
+        detail = "The pixel spacing must be two numbers > 0 mm."
         found.append(problem(locator, "invalid_spacing", detail))
         return None
     if frames == 1:

@@ -42,19 +42,21 @@ class DicomHeader:
 
     fields: Fields
     pixels: PixelElement | None
+    complete: bool = True
+    """False if the file ends inside its header."""
 
 
-class _Odd(Exception):
+class _OddError(Exception):
     """This data set is for pydicom."""
 
 
-class _More(Exception):
+class _MoreError(Exception):
     """The buffer ends inside an element."""
 
 
 def _text(raw: bytes) -> str:
     if not raw.isascii() or b"\x1b" in raw:
-        raise _Odd  # needs the file's character set
+        raise _OddError  # needs the file's character set
     return raw.decode("ascii").strip(" \0\t\r\n")
 
 
@@ -66,7 +68,7 @@ def _floats(raw: bytes) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split("\\"))
     except ValueError:
-        raise _Odd from None
+        raise _OddError from None
 
 
 def _integer(raw: bytes) -> int | None:
@@ -76,20 +78,20 @@ def _integer(raw: bytes) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise _Odd from None
+        raise _OddError from None
 
 
 def _short(raw: bytes) -> int | None:
     if not raw:
         return None
     if len(raw) != 2:
-        raise _Odd
+        raise _OddError
     return int.from_bytes(raw, "little")
 
 
 def _descriptor(raw: bytes) -> tuple[int, ...]:
     if len(raw) != 6:
-        raise _Odd
+        raise _OddError
     return struct.unpack("<3H", raw)
 
 
@@ -186,6 +188,7 @@ _SHORT: Final = frozenset(map(_code, ("AE", "AS", "AT", "CS", "DA", "DS", "DT", 
                                       "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM", "UI", "UL",
                                       "US")))  # fmt: skip
 _UNKNOWN_VR: Final = _code("UN")
+_IMPLICIT_VR: Final = 0
 
 _EXPLICIT_HEAD: Final = struct.Struct("<IHH").unpack_from
 _IMPLICIT_HEAD: Final = struct.Struct("<II").unpack_from
@@ -216,7 +219,7 @@ def parse(source: Source, start: bytes) -> DicomHeader | None:
     reader = _Reader(source, start)
     try:
         return reader.parse()
-    except (_Odd, struct.error):
+    except (_OddError, struct.error):
         return None
 
 
@@ -228,6 +231,7 @@ class _Reader:
         self.buffer = start
         self.base = 0  # offset of the buffer in the file
         self.fields: Fields = {}
+        self.complete = True
 
     def parse(self) -> DicomHeader:
         start = self.buffer
@@ -241,24 +245,32 @@ class _Reader:
             explicit = start[4:6].isalpha()
         if start[position : position + 2] == b"\x02\x00":
             position = self._file_meta(position)
+            if not self.complete:
+                return DicomHeader(self.fields, None, complete=False)
             syntax = self.fields.get("TransferSyntaxUID")
             if syntax in _FOREIGN or syntax is None:
-                raise _Odd
+                raise _OddError
             explicit = syntax != _IMPLICIT
         pixels = self._data_set(position, explicit)
-        return DicomHeader(self.fields, pixels)
+        return DicomHeader(self.fields, pixels, self.complete)
 
     def _file_meta(self, position: int) -> int:
         """Read group 0002, which is always explicit, and return where the data set starts."""
         buffer = self.buffer
         while buffer[position : position + 2] == b"\x02\x00":
+            if position + 12 > len(buffer):
+                self.complete = False
+                return position
             tag, vr, length = _EXPLICIT_HEAD(buffer, position)
             position += 8
             if vr in _LONG:
                 (length,) = _LENGTH(buffer, position)
                 position += 4
-            if position + length + 8 > len(buffer):
-                raise _Odd
+            if position + length > len(buffer):
+                if self.source.size > len(buffer):
+                    raise _OddError
+                self.complete = False
+                return position
             if tag in WANTED:
                 self._keep(tag, buffer[position : position + length])
             position += length
@@ -276,27 +288,28 @@ class _Reader:
         while True:
             try:
                 return walk(position)
-            except _More as more:
+            except _MoreError as more:
                 position = more.args[0]
                 if position == self.base:
                     if position + len(self.buffer) >= self.source.size:
-                        raise _Odd from None  # the file ends inside an element
+                        self.complete = False
+                        return None
                     reach *= 4
                 if reach > _LARGEST_READ:
-                    raise _Odd from None
+                    raise _OddError from None
                 self.buffer = self.source.read_at(position, max(reach, 1 << 16))
                 self.base = position
                 reach = max(reach, 1 << 16)
                 if len(self.buffer) < 8:
-                    return self._ended(position)
+                    self._require_end(position)
+                    return None
 
-    def _ended(self, position: int) -> None:
-        """Accept the end of the file, but not the end inside an element."""
-        if position > self.source.size or self.buffer.strip(b"\0"):
-            raise _Odd
+    def _require_end(self, position: int) -> None:
+        """Tell the end of the file from an end inside an element."""
+        self.complete = position <= self.source.size and not self.buffer.strip(b"\0")
 
     def _walk_explicit(self, position: int) -> PixelElement | None:
-        """Walk elements from a file offset; raise `_More` with the offset to go on from."""
+        """Walk elements from a file offset; raise `_MoreError` with the offset to go on from."""
         buffer, base = self.buffer, self.base
         at, end = position - base, len(buffer)
         wanted, short, head = WANTED, _SHORT, _EXPLICIT_HEAD
@@ -311,22 +324,26 @@ class _Reader:
                 if tag in _PIXELS:
                     return _pixels(tag, base + value, length)
                 if length == _UNDEFINED:
-                    if vr == _UNKNOWN_VR or tag in _ENHANCED:
-                        raise _Odd
-                    if tag in wanted:
-                        self._keep(tag, b"")
-                    at = self._skip_sequence(value, at, explicit=True)
+                    at = self._pass_sequence(tag, vr, value, at)
                     continue
             else:
-                raise _Odd
+                raise _OddError
             if tag in wanted:
                 if value + length > end:
-                    raise _More(base + at)
+                    raise _MoreError(base + at)
                 self._keep(tag, buffer[value : value + length])
             elif tag in _ENHANCED:
-                raise _Odd
+                raise _OddError
             at = value + length
-        raise _More(base + at)
+        raise _MoreError(base + at)
+
+    def _pass_sequence(self, tag: int, vr: int, value: int, at: int) -> int:
+        """Note that a sequence of undefined length is there, and return the place after it."""
+        if vr == _UNKNOWN_VR or tag in _ENHANCED:
+            raise _OddError
+        if tag in WANTED:
+            self._keep(tag, b"")
+        return self._skip_sequence(value, at, explicit=vr != _IMPLICIT_VR)
 
     def _walk_implicit(self, position: int) -> PixelElement | None:
         buffer, base = self.buffer, self.base
@@ -337,38 +354,36 @@ class _Reader:
             if tag in _PIXELS:
                 return _pixels(tag, base + value, length)
             if tag in _ENHANCED:
-                raise _Odd
+                raise _OddError
             if length == _UNDEFINED:
-                if tag in WANTED:
-                    self._keep(tag, b"")
-                at = self._skip_sequence(value, at, explicit=False)
+                at = self._pass_sequence(tag, _IMPLICIT_VR, value, at)
                 continue
             if tag in WANTED:
                 if value + length > end:
-                    raise _More(base + at)
+                    raise _MoreError(base + at)
                 self._keep(tag, buffer[value : value + length])
             at = value + length
-        raise _More(base + at)
+        raise _MoreError(base + at)
 
     def _skip_sequence(self, at: int, element: int, *, explicit: bool) -> int:
         """Return the place after a sequence of undefined length whose items start at `at`."""
         buffer = self.buffer
         while True:
             if at + 8 > len(buffer):
-                raise _More(self.base + element)
+                raise _MoreError(self.base + element)
             tag, length = _IMPLICIT_HEAD(buffer, at)
             at += 8
             if tag == _SEQUENCE_END:
                 return at
             if tag != _ITEM:
-                raise _Odd
+                raise _OddError
             at = self._skip_item(at, element, explicit) if length == _UNDEFINED else at + length
 
     def _skip_item(self, at: int, element: int, explicit: bool) -> int:
         buffer = self.buffer
         while True:
             if at + 12 > len(buffer):
-                raise _More(self.base + element)
+                raise _MoreError(self.base + element)
             tag, vr, length = _EXPLICIT_HEAD(buffer, at)
             if tag == _ITEM_END:
                 return at + 8
@@ -376,14 +391,14 @@ class _Reader:
                 at += 8 + length
                 continue
             if explicit and vr not in _LONG:
-                raise _Odd
+                raise _OddError
             at += 8 if explicit else 4
             (length,) = _LENGTH(buffer, at)
             at += 4
             if length != _UNDEFINED:
                 at += length
             elif vr == _UNKNOWN_VR and explicit:
-                raise _Odd
+                raise _OddError
             else:
                 at = self._skip_sequence(at, element, explicit=explicit)
 

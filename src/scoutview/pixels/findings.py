@@ -24,7 +24,7 @@ REASONS: Final = {
     "localizer": "Nothing; the localiser stays out of the volume.",
     "no_position": "Export the series with image position and orientation.",
     "mixed_orientation": "Export each orientation as its own series; the largest group was kept.",
-    "mixed_geometry": "Export each matrix size and spacing as its own series; the largest was kept.",
+    "mixed_geometry": "Export each matrix size and spacing as its own series; one was kept.",
     "duplicate_position": "Remove the copy, or export repeated acquisitions as own series.",
     "missing_slice": "Export the series again with all slices.",
     "uneven_spacing": "Resample before measuring along the slice axis.",

@@ -8,7 +8,7 @@ import io
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, BinaryIO, Final, cast
 
@@ -88,8 +88,6 @@ def probe_nifti(source: Source, zipped: bool, locator: Locator) -> Iterator[Foun
 
 
 def _at_time(header: Header, time: int, times: int) -> Header:
-    from dataclasses import replace
-
     place = replace(header.locator, item=time)
     return replace(header, locator=place, frames=times, instance_number=time)
 
@@ -126,7 +124,9 @@ def _layout(start: bytes) -> _Layout | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         size = int(kind.sizeof_hdr)
-        header = kind.from_fileobj(io.BytesIO(start[:size].ljust(size, b"\0")), check=False)
+        header = kind.from_fileobj(  # type: ignore[no-untyped-call]
+            io.BytesIO(start[:size].ljust(size, b"\0")), check=False
+        )
         shape = tuple(int(n) for n in header.get_data_shape())
         offset = int(header["vox_offset"]) or size + 4
     while len(shape) > 3 and shape[-1] == 1:

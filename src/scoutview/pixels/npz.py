@@ -1,9 +1,10 @@
 """npz files in MedMNIST's layout: `<split>_images` and `<split>_labels`."""
 
+import os
 import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def probe_npz(archive: zipfile.ZipFile, locator: Locator) -> Iterator[Found]:
 def _probe_split(archive: zipfile.ZipFile, locator: Locator, name: str) -> Iterator[Found]:
     try:
         with archive.open(f"{name}_images.npy") as stream:
-            shape, dtype = _read_head(stream)  # type: ignore[arg-type]
+            shape, dtype = _read_head(stream)
         labels = _read_labels(archive, name)
     except ARCHIVE_ERRORS:
         yield problem(locator, "damaged", f"The arrays of split {name!r} cannot be read.")
@@ -67,7 +68,7 @@ def _probe_split(archive: zipfile.ZipFile, locator: Locator, name: str) -> Itera
         )
 
 
-def _read_head(stream: BinaryIO) -> tuple[Shape, np.dtype[Any]]:
+def _read_head(stream: IO[bytes]) -> tuple[Shape, np.dtype[Any]]:
     """Read shape and type of an npy stream, which must be in C order."""
     version = np.lib.format.read_magic(stream)
     read = (
@@ -102,17 +103,11 @@ def decode(locator: Locator) -> NDArray[Any]:
         PixelError: The array is damaged or has no such row.
     """
     try:
-        values = _array(locator.path, locator.member, _mtime(locator.path))
+        values = _array(locator.path, locator.member, os.stat(locator.path).st_mtime_ns)
         return values if locator.item < 0 else values[locator.item]
     except ARCHIVE_ERRORS as error:
         detail = f"The array cannot be decoded ({type(error).__name__})."
         raise PixelError(problem(locator, "truncated", detail)) from error
-
-
-def _mtime(path: str) -> int:
-    import os
-
-    return os.stat(path).st_mtime_ns
 
 
 @lru_cache(maxsize=3)

@@ -161,9 +161,7 @@ def _identify_member(
         yield problem(place, "encrypted", "The archive's member is encrypted.")
         return
     if info.file_size > archive.MEMBER_LIMIT:
-        detail = (
-            f"The member unpacks to {info.file_size} bytes; {archive.MEMBER_LIMIT} is the most."
-        )
+        detail = f"The member unpacks to more than {archive.MEMBER_LIMIT} bytes."
         yield problem(place, "archive_too_large", detail)
         return
     try:

@@ -80,15 +80,15 @@ def _is_deep_colour(image: Image.Image) -> bool:
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (8,))  # type: ignore[attr-defined]
         return max(bits if isinstance(bits, tuple) else (bits,)) > 8
-    return any("16" in str(tile[3]) for tile in image.tile)
+    return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _is_whole(image: Image.Image, source: Source) -> bool:
     """Look for the format's end mark, without decoding."""
     if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        return all(
-            start + count <= source.size
+        tags: dict[int, Any] = image.tag_v2  # type: ignore[attr-defined]
+        return not any(
+            start + count > source.size
             for offsets, counts in _STRIPS
             if offsets in tags and counts in tags
             for start, count in zip(_several(tags[offsets]), _several(tags[counts]), strict=False)

@@ -1,6 +1,6 @@
 """From the slices of one DICOM series to a volume: order, distances, tilt, and what is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,12 +99,10 @@ def _number(header: Header) -> tuple[bool, int, str]:
 
 
 def _unplaced(headers: list[Header], findings: list[Problem]) -> Assembly:
-    groups: dict[tuple[object, ...], list[Header]] = {}
-    for header in headers:
-        groups.setdefault((header.shape, header.dtype, header.channels), []).append(header)
-    group = sorted(max(groups.values(), key=len), key=_number)
-    others = [h for h in headers if h not in group] if len(groups) > 1 else []
-    _report(findings, others, "mixed_geometry", "The slice differs in size or type.")
+    groups = _clusters(headers, _same_grid)
+    group = sorted(groups[0], key=_number)
+    for others in groups[1:]:
+        _report(findings, others, "mixed_geometry", "The slice differs in size or type.")
     if len(group) > 1:
         detail = "No slice has a position; instance numbers gave the order."
         _report(findings, group[:1], "no_position", detail)
@@ -125,7 +123,7 @@ def _largest_group(headers: list[Header], findings: list[Problem]) -> list[Heade
     return equal[0]
 
 
-def _clusters(headers: list[Header], same: "Same") -> list[list[Header]]:
+def _clusters(headers: list[Header], same: Callable[[Header, Header], bool]) -> list[list[Header]]:
     """Group headers by likeness to the first of each group; the largest group comes first."""
     groups: list[list[Header]] = []
     for header in headers:
@@ -141,8 +139,8 @@ def _clusters(headers: list[Header], same: "Same") -> list[list[Header]]:
 def _same_direction(a: Header, b: Header) -> bool:
     if a.direction == b.direction:
         return True
-    assert a.direction is not None and b.direction is not None
-    return all(abs(x - y) <= SAME_DIRECTION for x, y in zip(a.direction, b.direction, strict=True))
+    pairs = zip(a.direction or (), b.direction or (), strict=True)
+    return all(abs(x - y) <= SAME_DIRECTION for x, y in pairs)
 
 
 def _same_grid(a: Header, b: Header) -> bool:
@@ -234,26 +232,20 @@ def _judge_gaps(
     """Report uneven or missing slices and return the longest run of equal gaps."""
     first, last = _longest_run(gaps)
     usual = float(np.median(gaps[first:last]))
-    odd = [i for i, gap in enumerate(gaps) if not _equal(gap, usual)]
-    for i in odd:
-        times = gaps[i] / usual
-        if len(odd) * 4 <= len(gaps) and times > 1.5 and abs(times - round(times)) < 0.05:
-            detail = f"{round(times) - 1} slices are missing: {gaps[i]:.2f} mm after this slice."
-            _report(findings, [slices[i]], "missing_slice", detail)
-    left = [
-        gap
-        for i, gap in enumerate(gaps)
-        if i in odd and slices[i].locator not in {f.locator for f in _of(findings, "missing_slice")}
-    ]
-    if left:
+    odd = [i for i, gap in enumerate(gaps) if not _equal(float(gap), usual)]
+    holes = [i for i in odd if _is_hole(float(gaps[i]) / usual) and 4 * len(odd) <= len(gaps)]
+    for i in holes:
+        detail = f"{round(gaps[i] / usual) - 1} slices are missing after this one."
+        _report(findings, [slices[i]], "missing_slice", detail)
+    if len(odd) > len(holes):
         named = ", ".join(f"{gap:.2f}" for gap in sorted({round(float(g), 2) for g in gaps})[:8])
-        detail = f"Gaps between slices differ: {named} mm."
-        _report(findings, slices[:1], "uneven_spacing", detail)
+        _report(findings, slices[:1], "uneven_spacing", f"Gaps between slices differ: {named} mm.")
     return first, last + 1
 
 
-def _of(findings: list[Problem], reason: str) -> list[Problem]:
-    return [finding for finding in findings if finding.reason == reason]
+def _is_hole(times: float) -> bool:
+    """Tell whether a gap is a whole multiple of the usual one."""
+    return times > 1.5 and abs(times - round(times)) < 0.05
 
 
 def _equal(gap: float, usual: float) -> bool:
