@@ -1,0 +1,1 @@
+"""Decoded pixel shards of a cohort: built in parallel, verified, read by memory map."""

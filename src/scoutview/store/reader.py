@@ -1,0 +1,227 @@
+"""Read a store: one memory map per shard, opened when first touched."""
+
+import csv
+import mmap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from scoutview.base.errors import DataError, RunError
+from scoutview.base.files import read_json
+from scoutview.store import rows
+from scoutview.store.codec import decode
+from scoutview.store.hashes import SIDE, crc32
+from scoutview.store.rows import Record, RowTable
+from scoutview.store.shards import address
+
+FOLDER: Final = "store"
+MANIFEST: Final = "store.json"
+SCHEMA: Final = "store"
+VERSION: Final = 1
+"""Version of the tables of a store together."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """An image whose stored bytes are not those that were written."""
+
+    image_id: str
+    shard: str
+
+
+class Store:
+    """Decoded pixels of a cohort, read-only. Threads may share one."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """Map the tables of a store; use `open`."""
+        self.folder = folder
+        self.config: dict[str, Any] = manifest["config"]
+        """The settings it was built with."""
+        self.groups: list[str] = manifest["groups"]
+        """Modality of each group number."""
+        self.shards: list[str] = manifest["shards"]
+        """Name of each shard number."""
+        self.absent: int = manifest["absent"]
+        """Images without pixels; `problems` says why."""
+        self.table = RowTable(folder / "rows.bin")
+        if len(self.table) != manifest["images"]:
+            raise RunError(
+                f"{folder}: rows.bin has {len(self.table)} rows, store.json says"
+                f" {manifest['images']}; build the store again."
+            )
+        self._maps: dict[int, mmap.mmap] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a store; costs the same for any number of images.
+
+        Args:
+            folder: The store's folder, or the cohort's that holds it.
+
+        Raises:
+            RunError: There is no whole store.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file() and (folder / FOLDER / MANIFEST).is_file():
+            folder = folder / FOLDER
+        if not (folder / MANIFEST).is_file():
+            raise RunError(f"{folder} holds no finished store; run: scoutview store COHORT.")
+        return cls(folder, read_json(folder / MANIFEST, schema=SCHEMA, version=VERSION))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def record(self, row: int) -> Record:
+        """Return one row as plain values."""
+        return self.table.records(row)[0]
+
+    def row_of(self, image_ids: Iterable[str]) -> NDArray[np.int64]:
+        """Find the rows of images.
+
+        Args:
+            image_ids: Pseudonyms of the cohort.
+
+        Returns:
+            (N,) row numbers.
+
+        Raises:
+            DataError: An image is not in the store.
+        """
+        wanted = np.fromiter((int(name, 16) >> 1 for name in image_ids), dtype=np.int64)
+        order, keys = self._by_key
+        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        missing = keys[place] != wanted
+        if missing.any():
+            raise DataError(
+                f"{int(missing.sum())} of {len(wanted)} images are not in the store; build the"
+                " store again for this part of the cohort."
+            )
+        return order[place]
+
+    @cached_property
+    def _by_key(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        keys = np.ascontiguousarray(self.table.mapped["image_key"])
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+
+    def present(self) -> NDArray[np.bool_]:
+        """Tell of every row whether its pixels are there, (N,)."""
+        return (self.table.mapped["flags"] & rows.PRESENT).astype(bool)
+
+    def read(self, row: int) -> NDArray[Any]:
+        """Return a whole image or volume, ([D,] H, W[, C]), stored values.
+
+        Raw images come as read-only views of the disk: nothing is read before it is used.
+
+        Raises:
+            DataError: The row has no pixels.
+        """
+        return self.pixels(self.record(row))
+
+    def crop(self, row: int, window: tuple[slice, ...]) -> NDArray[Any]:
+        """Return a part of an image; of raw and chunked ones only that part is read.
+
+        Args:
+            row: Row number.
+            window: One slice per axis, steps of 1; missing axes are whole.
+
+        Raises:
+            DataError: The row has no pixels.
+        """
+        return self.pixels(self.record(row), window)
+
+    def pixels(self, record: Record, window: tuple[slice, ...] | None = None) -> NDArray[Any]:
+        """Return the pixels of a record; `read` and `crop` for callers that have it."""
+        if not record.flags & rows.PRESENT:
+            raise DataError(
+                "The store has no pixels of this image; problems.csv of the store says why."
+            )
+        return decode(self._map(record.shard), record, window)
+
+    def _map(self, number: int) -> mmap.mmap:
+        mapped = self._maps.get(number)
+        if mapped is None:
+            # Two threads may both map a shard; the second replaces the first, which is harmless.
+            with self._shard(number, ".bin").open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[number] = mapped
+        return mapped
+
+    def _shard(self, number: int, suffix: str) -> Path:
+        return self.folder / "shards" / f"{self.shards[number]}{suffix}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        folder = state["folder"]
+        self.__init__(folder, read_json(folder / MANIFEST, schema=SCHEMA, version=VERSION))  # type: ignore[misc]
+
+    @cached_property
+    def levels(self) -> NDArray[np.float32]:
+        """Quantiles `rows.LEVELS` of the stored values of every row, (N, 11), on disk."""
+        return self._mapped("levels.bin", np.dtype("<f4"), (len(rows.LEVELS),))
+
+    @cached_property
+    def small(self) -> NDArray[np.uint8]:
+        """Every image at 32 x 32, display polarity, (N, 32, 32), on disk; zeros where absent."""
+        return self._mapped("small.bin", np.dtype("u1"), (SIDE, SIDE))
+
+    def _mapped(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        return np.memmap(self.folder / name, dtype=dtype, mode="r", shape=(len(self), *shape))
+
+    def hashes(self) -> pd.DataFrame:
+        """Columns `image_id`, `content_hash` and `perceptual_hash`, one line per row."""
+        hashes: pd.DataFrame = pq.read_table(self.folder / "hashes.parquet").to_pandas()
+        return hashes
+
+    def problems(self) -> list[dict[str, str]]:
+        """Images that could not be stored, or only with a flaw, as in `problems.csv`."""
+        with (self.folder / "problems.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def complete(self) -> bool:
+        """Whether every shard is there; a look at names only."""
+        return all(
+            self._shard(number, suffix).is_file()
+            for number in range(len(self.shards))
+            for suffix in (".bin", ".parquet")
+        )
+
+    def verify(self) -> list[Damage]:
+        """Read every shard and compare it with its checksums.
+
+        Returns:
+            Damaged images; empty if all is well.
+
+        Raises:
+            RunError: A shard is missing, cut short or its table is not the one it was named for.
+        """
+        damaged: list[Damage] = []
+        for number, name in enumerate(self.shards):
+            for suffix in (".bin", ".parquet"):
+                if not self._shard(number, suffix).is_file():
+                    raise RunError(f"Shard {name}{suffix} is missing; build the store again.")
+            columns = ["entry", "image_id", "offset", "length", "crc", "content_hash"]
+            lines = pq.read_table(self._shard(number, ".parquet"), columns=columns).to_pylist()
+            if address(lines) != name:
+                raise RunError(f"Shard {name}: its table is damaged; remove it and build again.")
+            damaged += self._damage(number, lines)
+        return damaged
+
+    def _damage(self, number: int, lines: Sequence[dict[str, Any]]) -> list[Damage]:
+        size = self._shard(number, ".bin").stat().st_size
+        bad = []
+        data = memoryview(self._map(number)) if size else memoryview(b"")
+        for line in lines:
+            stored = data[line["offset"] : line["offset"] + line["length"]]
+            if len(stored) != line["length"] or crc32(stored) != line["crc"]:
+                bad.append(Damage(line["image_id"], self.shards[number]))
+        return bad
