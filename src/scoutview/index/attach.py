@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ class Attached:
     """What is added to the rows of the index, in their order."""
 
     images: pd.DataFrame
-    """`image_id` and the columns that are set here: patient_id, split, fold, labelmap, report, labels."""
+    """`image_id` and what is set here: patient_id, split, fold, labelmap, report, labels."""
     labels: list[Label] = field(default_factory=list)
     boxes: pd.DataFrame = field(default_factory=lambda: BOXES.empty_table().to_pandas())
     reports: pd.DataFrame = field(default_factory=lambda: REPORTS.empty_table().to_pandas())
@@ -92,7 +92,7 @@ def _read(stems: Sequence[Path], columns: Sequence[str]) -> pd.DataFrame:
         path = part_path(stem, "index")
         there = [name for name in columns if name in pq.read_schema(path).names]
         parts.append(pq.read_table(path, columns=there, use_threads=False))
-    return pa.concat_tables(parts).to_pandas()
+    return cast(pd.DataFrame, pa.concat_tables(parts).to_pandas())
 
 
 def _source_labels(out: Attached, stems: Sequence[Path]) -> None:
@@ -154,7 +154,7 @@ def _add_patients(out: Attached, patients: pd.Series, key: bytes) -> None:
     pseudonyms = patients.map(lambda value: pseudonym(key, "patient", value))
     given = out.images["image_id"].map(pseudonyms)
     out.images["patient_id"] = given.where(given.notna(), out.images["patient_id"])
-    out.patients |= patients.to_dict()
+    out.patients |= {str(image): str(value) for image, value in patients.items()}
 
 
 def _note(out: Attached, what: str, match: Match) -> None:

@@ -1,6 +1,6 @@
 """Bounding boxes: CSV, COCO, YOLO and Pascal VOC become one table of corners in pixels.
 
-Coordinates are continuous: pixel i covers [i, i + 1), so a box around the first pixel is (0, 0, 1, 1).
+Coordinates are continuous: pixel i covers [i, i + 1); a box around the first pixel is (0, 0, 1, 1).
 """
 
 import json
@@ -34,8 +34,8 @@ def join_boxes(
         keys: The original ids.
 
     Returns:
-        The table of boxes, clipped to their images, and problems: boxes outside or empty, and images
-        whose size is not what the file says.
+        The table of boxes, clipped to their images, and problems: boxes outside or empty, and
+        images whose size is not what the file says.
 
     Raises:
         JoinError: No id matches, or the file cannot be read.
@@ -58,7 +58,8 @@ def join_boxes(
 def _checked(boxes: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     height, width = boxes["height"], boxes["width"]
     said = boxes[["said_height", "said_width"]].to_numpy()
-    wrong_size = ~np.isnan(said).any(axis=1) & (said != boxes[["height", "width"]]).any(axis=1)
+    has = boxes[["height", "width"]].to_numpy()
+    wrong_size = ~np.isnan(said).any(axis=1) & (said != has).any(axis=1)
     clipped = boxes.copy()
     for corner in _CORNERS:
         clipped[corner] = boxes[corner].clip(0, height if corner[0] == "y" else width)
@@ -66,9 +67,8 @@ def _checked(boxes: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     outside = (moved[["y0", "y1"]].max(axis=1) > _TOLERANCE * height) | (
         moved[["x0", "x1"]].max(axis=1) > _TOLERANCE * width
     )
-    finite = np.isfinite(boxes[_CORNERS]).all(axis=1)
     # A comparison with NaN is false, so a box without a number is empty as well.
-    full = finite & (clipped["y1"] > clipped["y0"]) & (clipped["x1"] > clipped["x0"])
+    full = (clipped["y1"] > clipped["y0"]) & (clipped["x1"] > clipped["x0"])
     problems = [
         *_problems(boxes[wrong_size], "box_image_size", _SIZE),
         *_problems(boxes[outside & full & ~wrong_size], "box_outside", _OUTSIDE),

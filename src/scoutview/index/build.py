@@ -1,8 +1,8 @@
 """Build a cohort: walk, read headers in parallel, group into images, join, write.
 
-Nothing grows with the number of files but 8 bytes each and the ids that a join needs. `cohort.json` is
-removed first and written last, so a cohort without it is unfinished and is not opened; the next build
-goes on from the parts in `.building`.
+Nothing grows with the number of files but 8 bytes each and the ids that splits and joins need.
+`cohort.json` is removed first and written last, so a cohort without it is unfinished and is not
+opened; the next build goes on from the parts in `.building`.
 """
 
 import logging
@@ -242,7 +242,7 @@ def _isin(values: Signatures, known: Signatures) -> NDArray[np.bool_]:
 
 
 def _spill(work: Path, previous: Path | None, seen: Signatures) -> list[Path]:
-    """Sort the rows of all files that still exist into buckets by group, one bucket in memory later.
+    """Sort the rows of all files that still exist into buckets by group, to be read one by one.
 
     Returns:
         The buckets, in the order of the index.

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ class _Places:
 class Cohort:
     """Images that are indexed, with labels, boxes, reports and splits.
 
-    The tables are read when they are first asked for. A view made by `where` or `split` shares them.
+    The tables are read when they are first asked for. `where` and `split` make views of them.
     """
 
     def __init__(
@@ -69,9 +69,8 @@ class Cohort:
     @functools.cached_property
     def table(self) -> pd.DataFrame:
         """One row per image or volume; see `schema.INDEX`, then one column per label."""
-        whole = upgraded(
-            pq.read_table(self.folder / "index.parquet"), self.content["schema_version"]
-        ).to_pandas()
+        stored = pq.read_table(self.folder / "index.parquet")
+        whole = cast(pd.DataFrame, upgraded(stored, self.content["schema_version"]).to_pandas())
         return whole if self._rows is None else whole.iloc[self._rows].reset_index(drop=True)
 
     @property
@@ -106,7 +105,7 @@ class Cohort:
         return self._of_these("reports.parquet")
 
     def _of_these(self, name: str) -> pd.DataFrame:
-        whole = pq.read_table(self.folder / name).to_pandas()
+        whole = cast(pd.DataFrame, pq.read_table(self.folder / name).to_pandas())
         if self._rows is None:
             return whole
         return whole[whole["image_id"].isin(self.table["image_id"])].reset_index(drop=True)
@@ -173,8 +172,8 @@ class Cohort:
         """Resolve pseudonyms on the owner's machine.
 
         Returns:
-            Columns `image_id`, `path`, `member`, `patient`, `study`, `series`, `image`: the first file
-            of each image.
+            Columns `image_id`, `path`, `member`, `patient`, `study`, `series`, `image`: the first
+            file of each image.
         """
         columns = ["image_id", "order", "path", "member", "patient", "study", "series", "image"]
         frame = self._private([*columns, "status"])
@@ -206,7 +205,7 @@ class Cohort:
                 "The cohort has no private.parquet, so its files cannot be found; work with its"
                 " store, or index the sources again."
             )
-        return pq.read_table(path, columns=columns).to_pandas()
+        return cast(pd.DataFrame, pq.read_table(path, columns=columns).to_pandas())
 
     def _at(self, places: _Places, image_id: str) -> list[Locator]:
         try:
@@ -214,9 +213,9 @@ class Cohort:
         except ValueError:
             return []
         start, stop = np.searchsorted(places.keys, [key, key + 1])
-        rows = places.frame.iloc[start:stop]
+        rows = places.frame.iloc[start:stop].to_dict("records")
         return [
-            Locator(row.path, row.member, int(row.item))
-            for row in rows.itertuples()
-            if row.image_id == image_id
+            Locator(row["path"], row["member"], int(row["item"]))
+            for row in rows
+            if row["image_id"] == image_id
         ]

@@ -31,9 +31,9 @@ class LabelTable(Config):
     table: Path
     """The file."""
     id_column: str | None = None
-    """Column with ids of images, series, studies or patients; None takes the one that matches most."""
+    """Column with ids of images, series, studies or patients; None takes the best match."""
     columns: tuple[str | LabelColumn, ...] = ()
-    """Label columns; empty takes every column that holds only 0, 1, missing and uncertain (-1, u)."""
+    """Label columns; empty takes those that hold only 0, 1, missing and uncertain (-1, u)."""
     patient_column: str | None = None
     """Column with patient ids, for files that carry none."""
     split_column: str | None = None
@@ -66,7 +66,7 @@ class LabelmapFolder(Config):
     """Searched with its sub-folders; its files are not indexed as images."""
     suffix: str = ""
     """What follows the image's stem in the labelmap's, as "_seg"."""
-    names: dict[int, str] = {}
+    names: dict[int, str] = Field(default_factory=dict)
     """Names of the values, as {1: "right lung"}."""
 
 

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -22,7 +22,7 @@ _TRUSTED: Final = 0.5
 """Share of ids that must match before a column is taken without being named."""
 
 KINDS: Final = ("path", "name", "stem", "image", "series", "study", "patient")
-"""What an id can be, the most specific first: path below the source, file name, file stem, DICOM ids."""
+"""What an id can be, the most specific first: path below its source, name, stem, DICOM ids."""
 
 
 def bare_stem(name: str) -> str:
@@ -132,7 +132,7 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
     """
     try:
         if path.suffix.lower() == ".parquet":
-            frame = pq.read_table(path).to_pandas()
+            frame = cast(pd.DataFrame, pq.read_table(path).to_pandas())
             return frame.map(lambda value: "" if pd.isna(value) else str(value))
         text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
         if path.suffix.lower() in (".tsv", ".tab"):
@@ -230,9 +230,10 @@ def _refuse_ambiguous(found: Match, what: str) -> None:
     images = found.pairs.groupby("row")["image_id"].nunique()
     several = images[images > 1].index
     if len(several):
+        shown = ", ".join(_examples(found.ids.iloc[several]))
         raise JoinError(
-            f"{len(several)} ids of the {what} match several images each, as"
-            f" {', '.join(_examples(found.ids.iloc[several]))}; use paths below the source, or DICOM ids."
+            f"{len(several)} ids of the {what} match several images each, as {shown}; use paths"
+            " below the source, or DICOM ids."
         )
 
 
@@ -251,10 +252,10 @@ def refuse_conflicts(match: Match, values: pd.Series, what: str) -> None:
     counts = table.groupby("image_id")["value"].nunique(dropna=False)
     wrong = table[table["image_id"].isin(counts[counts > 1].index)]
     if len(wrong):
+        shown = ", ".join(_examples(match.ids.iloc[wrong["row"]]))
         raise JoinError(
             f"{int((counts > 1).sum())} images stand more than once in the {what} with different"
-            f" values of {str(values.name)!r}, as {', '.join(_examples(match.ids.iloc[wrong['row']]))};"
-            " keep one row per image."
+            f" values of {str(values.name)!r}, as {shown}; keep one row per image."
         )
 
 

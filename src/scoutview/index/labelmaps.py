@@ -47,20 +47,21 @@ def join_labelmaps(
     table = keys.table("stem").rename(columns={"key": "stem"})
     pairs = pd.DataFrame({"stem": stems, "file": range(len(files))}).merge(table, on="stem")
     if pairs.empty:
+        shown = ", ".join(keys.examples("stem"))
         raise JoinError(
             "No labelmap is named like an image; files must have equal names before the ending"
-            f" (suffix is {source.suffix!r}). Images are named as {', '.join(keys.examples('stem'))}."
+            f" (suffix is {source.suffix!r}). Images are named as {shown}."
         )
     if pairs["file"].duplicated().any() or pairs["image_id"].duplicated().any():
         raise JoinError(
             "A labelmap's name stands for several images, or several labelmaps for one image; give"
             " each image a name of its own and each folder of labelmaps one file per image."
         )
-    sizes = images.set_index("image_id")[["n_slices", "height", "width"]]
+    sizes = images[["n_slices", "height", "width"]].to_numpy(dtype=int).tolist()
+    shapes = dict(zip(images["image_id"], map(tuple, sizes), strict=True))
     out = Labelmaps()
-    for pair in pairs.itertuples():
-        shape = tuple(int(value) for value in sizes.loc[pair.image_id])
-        _check(out, files[pair.file], str(pair.image_id), shape, key)
+    for image_id, number in zip(pairs["image_id"], pairs["file"], strict=True):
+        _check(out, files[number], image_id, shapes[image_id], key)
     for number in sorted(set(range(len(files))) - set(pairs["file"])):
         _unmatched(out, files[number], key)
     return out

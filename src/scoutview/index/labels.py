@@ -1,7 +1,7 @@
 """Labels: what they are, how they are joined, and how they become targets.
 
-A binary label holds 1, 0, NaN (missing) or -1 (uncertain); a multi-class label holds the class name, ""
-where missing. What uncertain means is decided when targets are made, not when tables are joined.
+A binary label holds 1, 0, NaN (missing) or -1 (uncertain); a multi-class label holds the class
+name, "" where missing. What uncertain means is decided when targets are made, not at the join.
 """
 
 from collections.abc import Sequence
@@ -86,8 +86,8 @@ def targets(table: pd.DataFrame, labels: Sequence[Label], policy: Policy) -> NDA
         policy: What an uncertain label counts as.
 
     Returns:
-        (N, L): per binary label one column of 1, 0 or NaN (missing); per multi-class label one column
-        per class, one-hot, NaN where missing. `target_names` names the columns.
+        (N, L): per binary label one column of 1, 0 or NaN (missing); per multi-class label one
+        column per class, one-hot, NaN where missing. `target_names` names the columns.
 
     Raises:
         DataError: A class is not in the label's list.

@@ -1,7 +1,7 @@
 """Pseudonyms, the key behind them, and the gate that text of a file must pass.
 
-A pseudonym is the first 16 hex digits of HMAC-SHA256(key, kind | original id): the same id gives the
-same pseudonym in all cohorts that share the key, and nothing without it.
+A pseudonym is the first 16 hex digits of HMAC-SHA256(key, kind | original id): the same id gives
+the same pseudonym in all cohorts that share the key, and nothing without it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydicom.uid import UID_dictionary
+from pydicom.uid import AllTransferSyntaxes
 
 from scoutview.base.errors import ConfigError, DataError
 from scoutview.base.files import atomic_writer
@@ -27,19 +27,11 @@ _KEY_BYTES: Final = 32
 _SOURCES: Final = frozenset({"dicom", "nifti", "raster", "npz"})
 _SPLITS: Final = frozenset({"train", "val", "test"})
 _PHOTOMETRIC: Final = frozenset(
-    [
-        "MONOCHROME1",
-        "MONOCHROME2",
-        "RGB",
-        "YBR_FULL",
-        "YBR_FULL_422",
-        "YBR_PARTIAL_420",
-        "YBR_PARTIAL_422",
-        "YBR_ICT",
-        "YBR_RCT",
-        "XYB",
-    ]
-) | {"PALETTE COLOR"}
+    {
+        "MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422",
+        "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT", "XYB",
+    }
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1 << 14)
@@ -133,7 +125,7 @@ def _closed(field: str) -> frozenset[str]:
         "projection": frozenset(vocabulary.PROJECTIONS),
         "laterality": frozenset(vocabulary.LATERALITIES),
         "photometric": _PHOTOMETRIC,
-        "transfer_syntax": frozenset(UID_dictionary) | {""},
+        "transfer_syntax": frozenset(map(str, AllTransferSyntaxes)) | {""},
     }
     return known[field] | {"unknown"}
 

@@ -1,7 +1,7 @@
 """The two parallel stages of a build: read headers into parts, group parts into images.
 
-A part is a Parquet file of rows of the private table; it is whole or absent, so a killed build goes on
-where it stopped. Everything here runs in worker processes and holds one chunk, or one bucket, at a time.
+A part is a Parquet file of rows of the private table; it is whole or absent, so a killed build goes
+on where it stopped. It runs in worker processes and holds one chunk, or one bucket, at a time.
 """
 
 import csv

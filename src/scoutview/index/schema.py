@@ -100,7 +100,7 @@ PRIVATE: Final = pa.schema(
         *_GEOMETRY,
     ]
 )
-"""One row per file, frame stack or array row that was seen, in clear: the cohort's only private table.
+"""One row per file, frame stack or array row that was seen, in clear: the only private table.
 
 `status` is "image", "problem", "nonimage" or "labelmap"; `order` counts slices along a volume;
 `signature` says whether the file has changed; `name` is the path below its source.

@@ -28,7 +28,7 @@ def hold_out(
 
     Args:
         table: Rows of the index with `patient_id`.
-        fractions: Share of the patients per part, for example {"train": 0.7, "val": 0.1, "test": 0.2}.
+        fractions: Share of the patients per part, as {"train": 0.7, "val": 0.1, "test": 0.2}.
         seed: Another seed, another split.
         stratify: Columns whose values are spread evenly over the parts.
 
@@ -154,8 +154,9 @@ def _strata(
         if column not in table.columns:
             raise unknown("column", column, map(str, table.columns))
     values = table[list(columns)].apply(_as_codes)
-    largest = values.groupby(table["patient_id"].to_numpy(dtype=str)).max().loc[patients]
-    return largest.groupby(list(columns), sort=True).ngroup().to_numpy(dtype=np.int64)
+    largest = values.groupby(table["patient_id"].to_numpy(dtype=str)).max().reindex(patients)
+    numbers = largest.groupby(list(columns), sort=True).ngroup()
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def _as_codes(values: pd.Series) -> pd.Series:

@@ -64,7 +64,7 @@ def group_rows(rows: Iterable[Row], key: bytes) -> Grouped:
 
 
 def _add_stacks(out: Grouped, rest: list[Row], key: bytes) -> None:
-    """Assemble volumes until no slice is left: each round takes the largest group of equal slices."""
+    """Assemble volumes until no slice is left; each round takes the largest equal group."""
     planes: list[str] = []
     first = rest[0]
     while rest:
