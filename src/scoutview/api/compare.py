@@ -109,7 +109,7 @@ def build_page(
 
 
 def _shown(arms: Sequence[Arm], tables: Tables) -> list[Arm]:
-    """Best, reference and the other baselines first, then the rest, at most `MOST_CURVES`."""
+    """Best, reference, supervised, then the rest, at most `MOST_CURVES`: more hide each other."""
     at_headline = [a for a in arms if tables.cell(a.name, tables.headline_fraction)]
     rank = {tables.best: 0, tables.reference: 1}
     ordered = sorted(at_headline, key=lambda a: rank.get(a.name, 2 if not a.pretrained else 3))
@@ -122,7 +122,7 @@ def _subtitle(collection: Collection) -> str:
     parts = [f"{len(collection.runs)} runs of {len(collection.arms)} initialisations"]
     if tasks:
         parts.insert(0, f"Task: {', '.join(tasks)}")
-        parts.append(f"cohort {', '.join(cohorts)}")
+        parts.append(f"cohort “{', '.join(cohorts)}”")
     parts.append(datetime.now(UTC).strftime("%d %B %Y"))
     return " · ".join(parts)
 

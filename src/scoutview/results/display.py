@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scoutview.results.collect import Collection
-from scoutview.results.tables import Cell, Pair, Tables
+from scoutview.results.tables import Cell, Tables
 from scoutview.stats.calibration import brier, calibration_line, expected_calibration_error
 from scoutview.stats.estimate import Comparison, Estimate
 
@@ -81,12 +81,13 @@ def headline_table(tables: Tables) -> DisplayTable:
         reference = tables.reference
         columns += [f"minus {reference}", "95 % of difference", "p (Holm)", f"beats {reference}?"]
     rows = [tuple(_headline_row(tables, cell)) for cell in cells]
-    patients = max((c.over_patients.n for c in cells), default=0)
     tested = " p: paired t-test over shared seeds, corrected by Holm." if tables.reference else ""
+    if any(p.primary == "bootstrap" for p in tables.pairs if p.fraction == fraction):
+        tested += " b: too few shared seeds, paired bootstrap over test patients instead."
     return DisplayTable(
         name="headline",
         caption=(
-            f"At {percent(fraction)} of the labels, {patients} test patients. AUC: mean over seeds"
+            f"At {percent(fraction)} of the labels, {tested_on(tables)}. AUC: mean over seeds"
             f"{_macro(tables)}. Over seeds: t-interval; over patients: bootstrap.{tested}"
         ),
         columns=tuple(columns),
@@ -108,30 +109,13 @@ def _headline_row(tables: Tables, cell: Cell) -> list[str]:
         return row
     if cell.arm == tables.reference:
         return [*row, MISSING, MISSING, MISSING, "reference"]
-    pair, sign = either(tables, cell.arm, tables.reference, cell.fraction)
+    pair = tables.pair(cell.arm, tables.reference, cell.fraction)
     if pair is None:
         return [*row, MISSING, MISSING, MISSING, MISSING]
-    low, high = sorted((sign * pair.t.low, sign * pair.t.high))
-    ends = MISSING if math.isnan(low) else f"{signed(low)} to {signed(high)}"
-    verdict = verdict_of(pair, sign)
-    return [*row, signed(sign * pair.t.difference), ends, p_value(pair.p_holm), VERDICTS[verdict]]
-
-
-def either(tables: Tables, a: str, b: str, fraction: float) -> tuple[Pair | None, int]:
-    """Look a pair up in any order; the sign makes its difference a - b."""
-    pair = tables.pair(a, b, fraction)
-    return (pair, 1) if pair is not None else (tables.pair(b, a, fraction), -1)
-
-
-def verdict_of(pair: Pair, sign: int) -> str:
-    """Verdict of a pair seen from its first (1) or second (-1) arm."""
-    turned = {"better": "worse", "worse": "better"}
-    return pair.verdict if sign > 0 else turned.get(pair.verdict, pair.verdict)
-
-
-def difference_of(pair: Pair) -> float:
-    """Difference over shared seeds; over all seeds where none is shared."""
-    return pair.bootstrap.difference if math.isnan(pair.t.difference) else pair.t.difference
+    test = pair.test
+    ends = MISSING if math.isnan(test.low) else f"{signed(test.low)} to {signed(test.high)}"
+    p = p_value(pair.p_holm) + (" b" if pair.primary == "bootstrap" else "")
+    return [*row, signed(test.difference), ends, p, VERDICTS[pair.verdict]]
 
 
 def fraction_table(tables: Tables) -> DisplayTable:
@@ -177,19 +161,20 @@ def difference_matrix(tables: Tables) -> DisplayTable:
     for a in names:
         row = [a]
         for b in names:
-            pair, sign = either(tables, a, b, fraction)
+            pair = tables.pair(a, b, fraction)
             if a == b or pair is None:
                 row.append("·")
                 continue
-            star = {"better": " ▲", "worse": " ▼"}.get(verdict_of(pair, sign), "")
-            row.append(f"{signed(sign * difference_of(pair))}{star}")
+            star = {"better": " ▲", "worse": " ▼"}.get(pair.verdict, "")
+            row.append(f"{signed(pair.test.difference)}{star}")
         rows.append(tuple(row))
     columns = ["row minus column", *names]
     return DisplayTable(
         name="differences",
         caption=(
             f"Difference in test AUC at {percent(fraction)} of the labels. ▲ better, ▼ worse: p <"
-            " 0.05 in the paired t-test over shared seeds, corrected by Holm within its family"
+            " 0.05 in the paired t-test over shared seeds (without shared seeds: in the paired"
+            " bootstrap over test patients), corrected by Holm within its family"
             " (pre-trained against the reference; all other pairs). No mark: no difference shown,"
             " which is not the same as equal."
         ),
@@ -208,7 +193,8 @@ def pair_table(tables: Tables) -> DisplayTable:
         "seeds",
         f"a {MINUS} b",
         "95 % (t)",
-        "p (t, Holm)",
+        "p (t)",
+        "p (Holm)",
         "95 % (bootstrap)",
         "p (bootstrap)",
         "95 % (DeLong)",
@@ -225,6 +211,7 @@ def pair_table(tables: Tables) -> DisplayTable:
                 pair.bootstrap.difference if math.isnan(pair.t.difference) else pair.t.difference
             ),
             interval(pair.t),
+            p_value(pair.t.p),
             p_value(pair.p_holm),
             interval(pair.bootstrap),
             p_value(pair.bootstrap.p),
@@ -239,7 +226,8 @@ def pair_table(tables: Tables) -> DisplayTable:
         caption=(
             "All comparisons. t: paired over shared seeds, asks whether other seeds would agree;"
             " bootstrap and DeLong: paired over test patients, ask whether other patients would"
-            " agree (mean over seeds). Only the t-test is corrected for multiplicity."
+            " agree (mean over seeds). Only the test that decides is corrected for multiplicity: t,"
+            " or the bootstrap where no seeds are shared."
         ),
         columns=tuple(columns),
         align=aligned(len(columns), left=2),
@@ -323,6 +311,13 @@ def calibration_table(collection: Collection, tables: Tables) -> DisplayTable:
         align=aligned(len(columns)),
         rows=tuple(rows),
     )
+
+
+def tested_on(tables: Tables) -> str:
+    """Say how large the test set is."""
+    if tables.test_patients is None:
+        return f"{tables.test_images:,} test images (patients not known)"
+    return f"{tables.test_images:,} test images of {tables.test_patients:,} patients"
 
 
 def _macro(tables: Tables) -> str:

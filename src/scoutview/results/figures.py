@@ -336,8 +336,8 @@ def training_curve(
         return picture(
             figure,
             f"training_{_file_name(key)}",
-            alt=f"{title} over the images seen in pre-training, for {', '.join(drawn)}.",
-            caption=f"{title} while pre-training, one run each.{ring}",
+            alt=f"{_capital(title)} over the images seen, for {', '.join(drawn)}.",
+            caption=f"{_capital(title)} while pre-training, one run each.{ring}",
         )
 
 
@@ -357,6 +357,10 @@ def _thousands(value: float, _: int) -> str:
     if value >= 1e6:
         return f"{value / 1e6:g} M"
     return f"{value / 1e3:g} k" if value >= 1e3 else f"{value:g}"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _percent(fraction: float) -> str:

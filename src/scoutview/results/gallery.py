@@ -1,7 +1,8 @@
 """Figures made of images: a map of embeddings with thumbnails, and nearest neighbours."""
 
+import textwrap
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ Images = Callable[[Sequence[str]], list[Floats]]
 """Gives the images of image ids, (H, W) or (H, W, 3), in [0, 1]."""
 
 MAP_POINTS: Final = 1000
-THUMBNAILS: Final = 60
+THUMBNAILS: Final = 42
 
 
 def embedding_map(
@@ -47,7 +48,8 @@ def embedding_map(
     kinds = np.asarray(classes, dtype=object)[chosen]
     colours = class_colours(sorted(set(kinds) - {""}))
     with canvas(height=4.6) as figure:
-        axes = figure.add_subplot(xticks=[], yticks=[], aspect="equal")
+        axes = figure.add_subplot(xticks=[], yticks=[])
+        axes.set_aspect("equal", adjustable="datalim")
         axes.grid(visible=False)
         for side in axes.spines.values():
             side.set_visible(False)
@@ -108,7 +110,7 @@ def spread(points: NDArray[np.float64], count: int) -> NDArray[np.int64]:
         order.append(current)
         distance = np.minimum(distance, np.linalg.norm(points - points[current], axis=1))
         current = int(distance.argmax())
-        if distance[current] < 0.07 * scale:
+        if distance[current] < 0.085 * scale:
             break
     return np.array(order)
 
@@ -151,7 +153,7 @@ def neighbour_grid(
     images: Images,
     *,
     queries: int = 6,
-    k: int = 5,
+    k: int = 4,
     seed: int = 0,
 ) -> Picture | None:
     """Draw test images beside their nearest training images.
@@ -185,17 +187,18 @@ def neighbour_grid(
         ).mean()
     )
     ids = rows["image_id"].to_numpy()
-    with canvas(width=4.6, height=0.98 * len(chosen) + 0.35) as figure:
+    with canvas(width=4.6, height=1.16 * len(chosen) + 0.3) as figure:
         grid = figure.subplots(len(chosen), k + 1, squeeze=False)
         for line, query, neighbours in zip(grid, chosen, train[found], strict=True):
             shown = images([str(ids[i]) for i in (query, *neighbours)])
-            _tile(line[0], shown[0], str(kinds[query]), "#111111", bold=True)
+            _tile(line[0], shown[0], str(kinds[query]), "#111111")
             for axes, row, image in zip(line[1:], neighbours, shown[1:], strict=True):
                 right = kinds[row] == kinds[query]
-                sign = "✓" if right else "✗"
-                _tile(axes, image, f"{sign} {kinds[row]}", SAME if right else OTHER, bold=False)
-        grid[0, 0].set_title("test image", fontsize=7.5, loc="center")
-        grid[0, 1].set_title("nearest training images →", fontsize=7.5, loc="left")
+                colour = SAME if right else OTHER
+                _tile(axes, image, str(kinds[row]), colour, sign="✓" if right else "✗")
+        line = grid[0]
+        line[0].annotate("test image", (0, 1), (0, 5), **_ABOVE)
+        line[1].annotate("nearest training images →", (0, 1), (0, 5), **_ABOVE)
         return picture(
             figure,
             f"neighbours_{_file_name(arm)}",
@@ -224,19 +227,36 @@ def _per_class(
     return np.array(sorted(chosen, key=lambda i: (str(kinds[i]), i)))
 
 
-def _tile(axes: Axes, image: Floats, text: str, colour: str, *, bold: bool) -> None:
+_ABOVE: Final[dict[str, Any]] = {
+    "xycoords": "axes fraction",
+    "textcoords": "offset points",
+    "fontsize": 8,
+    "fontweight": "bold",
+}
+
+
+def _tile(axes: Axes, image: Floats, text: str, colour: str, *, sign: str = "") -> None:
     axes.imshow(_three_channels(image), interpolation="bilinear")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     for side in axes.spines.values():
-        side.set(visible=True, edgecolor=colour, linewidth=2.2)
-    axes.set_xlabel(
-        text if len(text) <= 14 else text[:13] + "…",
-        fontsize=7,
-        color=colour,
-        labelpad=2,
-        fontweight="bold" if bold else "normal",
-    )
+        side.set(visible=True, edgecolor=colour, linewidth=2.4)
+    if sign:
+        box = {"boxstyle": "square,pad=0.18", "facecolor": colour, "linewidth": 0}
+        axes.annotate(
+            sign,
+            (1, 0),
+            (-2, 2),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color="white",
+            fontsize=8,
+            bbox=box,
+        )
+    shown = "\n".join(textwrap.wrap(text, 14, max_lines=2, placeholder="…"))
+    axes.set_xlabel(shown, fontsize=7.5, color=colour, labelpad=3)
 
 
 def _three_channels(image: Floats) -> Floats:

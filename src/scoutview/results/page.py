@@ -1,6 +1,7 @@
 """One HTML file with everything in it: no request to any host, readable on a phone and on paper."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,6 +15,8 @@ from scoutview.base.files import write_text
 from scoutview.results.datasheet import DataSheet
 from scoutview.results.display import DisplayTable
 from scoutview.results.figures import Picture
+
+_TOGETHER: Final = re.compile(r"(?<=\d) (?=%)|(?<=\bp) (?=[=<])|(?<=p [=<]) (?=[\d.])")
 
 LARGEST: Final = 10_000_000
 """Bytes that a page may have."""
@@ -83,6 +86,7 @@ def render(page: Page) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["data_uri"] = data_uri
+    environment.filters["tight"] = tight
     source = resources.files("scoutview.results").joinpath("page.html.j2")
     template = environment.from_string(source.read_text(encoding="utf-8"))
     return template.render(page=page, contents=contents(page.sections))
@@ -97,3 +101,8 @@ def data_uri(image: Picture) -> str:
     """Write a picture's bytes as the address of an image, so that nothing needs to be loaded."""
     kind = "image/svg+xml" if image.kind == "svg" else "image/png"
     return f"data:{kind};base64,{base64.b64encode(image.data).decode()}"
+
+
+def tight(text: str) -> str:
+    """Keep what belongs together on one line: 95 %, p = 0.01, p < 0.001."""
+    return _TOGETHER.sub("\N{NO-BREAK SPACE}", text)

@@ -4,14 +4,13 @@ import math
 
 from scoutview.results.collect import Collection
 from scoutview.results.display import (
-    either,
     interval,
     number,
     p_value,
     percent,
-    verdict_of,
 )
-from scoutview.results.tables import Pair, Tables
+from scoutview.results.pairs import Pair
+from scoutview.results.tables import Tables
 
 
 def headline(tables: Tables) -> str:
@@ -28,33 +27,36 @@ def headline(tables: Tables) -> str:
         text += f" (95 % interval over {len(cell.seeds)} seeds {interval(cell.over_seeds)})"
     elif not math.isnan(cell.over_patients.low):
         text += f" (95 % interval over test patients {interval(cell.over_patients)})"
-    pair, sign = either(tables, cell.arm, tables.reference, fraction)
+    pair = tables.pair(cell.arm, tables.reference, fraction)
     if pair is None:
         return text + "."
-    return text + "; " + _against(pair, sign, tables) + "."
+    if pair.verdict == "better":
+        return f"{text}: {_size(pair)} {tables.reference} ({_evidence(pair)})."
+    return f"{text}; {_words(pair)} {tables.reference}: {_size(pair)} it ({_evidence(pair)})."
 
 
-def _against(pair: Pair, sign: int, tables: Tables) -> str:
-    reference = tables.reference
-    difference = (
-        sign * pair.bootstrap.difference if math.isnan(pair.p_holm) else (sign * pair.t.difference)
-    )
-    size = number(abs(difference))
-    side = "above" if difference >= 0 else "below"
+def _words(pair: Pair) -> str:
+    return {
+        "better": "it beats",
+        "worse": "it is worse than",
+        "no difference shown": "it does not beat",
+        "not testable": "it cannot be tested against",
+    }[pair.verdict]
+
+
+def _size(pair: Pair) -> str:
+    difference = pair.test.difference
+    return f"{number(abs(difference))} {'above' if difference >= 0 else 'below'}"
+
+
+def _evidence(pair: Pair) -> str:
+    name = {
+        "t": f"paired t-test over {pair.t.n} seeds, Holm",
+        "bootstrap": "paired bootstrap over test patients, Holm",
+    }[pair.primary]
     if math.isnan(pair.p_holm):
-        return (
-            f"that is {size} {side} {reference}, which too few seeds leave untested (bootstrap over"
-            f" test patients: p = {p_value(pair.bootstrap.p).lstrip('= ')})"
-        )
-    low, high = sorted((sign * pair.t.low, sign * pair.t.high))
-    tested = (
-        f"{size} {side} {reference} (95 % {number(low)} to {number(high)}, {_p(pair.p_holm)},"
-        " paired t-test, Holm)"
-    )
-    verdict = verdict_of(pair, sign)
-    if verdict == "no difference shown":
-        return f"it does not beat {reference}: the difference of {tested} is not shown to be real"
-    return f"that is {tested}" if verdict == "better" else f"it is worse than {reference}: {tested}"
+        return "no test is possible"
+    return f"95 % {interval(pair.test)}, {_p(pair.p_holm)}, {name}"
 
 
 def _p(p: float) -> str:
@@ -67,18 +69,20 @@ def findings(collection: Collection, tables: Tables) -> list[str]:
     fraction = tables.headline_fraction
     said = []
     for arm in collection.arms:
-        pair, sign = either(tables, arm.name, tables.reference, fraction)
+        pair = tables.pair(arm.name, tables.reference, fraction)
         cell = tables.cell(arm.name, fraction)
         if not arm.pretrained or pair is None or cell is None:
             continue
         if arm.name != tables.best:
+            words = _words(pair).replace("it ", "", 1)
             said.append(
-                f"{arm.name}: {number(cell.over_seeds.value)}; {_against(pair, sign, tables)}."
+                f"{arm.name} {words} {pair.b}: {number(cell.over_seeds.value)} is {_size(pair)} it"
+                f" ({_evidence(pair)})."
             )
-        if verdict_of(pair, sign) == "better" and pair.bootstrap.p >= pair.alpha:
+        if pair.verdict == "better" and pair.primary == "t" and pair.bootstrap.p >= pair.alpha:
             said.append(
-                f"{arm.name} beats {tables.reference} over seeds, but the test set is too small to"
-                f" be sure for other patients (bootstrap p = {p_value(pair.bootstrap.p)})."
+                f"{arm.name} beats {pair.b} over seeds, but the test set is too small to be sure"
+                f" for other patients (paired bootstrap {_p(pair.bootstrap.p)})."
             )
     said += _supervised(collection, tables)
     return said
@@ -90,17 +94,13 @@ def _supervised(collection: Collection, tables: Tables) -> list[str]:
     for arm in collection.arms:
         if arm.initialisation.kind not in ("supervised", "raw_pixels") or arm.name == tables.best:
             continue
-        pair, sign = either(tables, tables.best, arm.name, tables.headline_fraction)
+        pair = tables.pair(tables.best, arm.name, tables.headline_fraction)
         if pair is None or math.isnan(pair.p_holm):
             continue
         words = {
             "better": "is better than",
             "worse": "is worse than",
             "no difference shown": "shows no difference from",
-        }[verdict_of(pair, sign)]
-        low, high = sorted((sign * pair.t.low, sign * pair.t.high))
-        said.append(
-            f"{tables.best} {words} {arm.name}: difference {number(sign * pair.t.difference)}"
-            f" (95 % {number(low)} to {number(high)}, {_p(pair.p_holm)})."
-        )
+        }[pair.verdict]
+        said.append(f"{tables.best} {words} {arm.name}: {_size(pair)} it ({_evidence(pair)}).")
     return said

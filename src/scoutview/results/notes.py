@@ -1,0 +1,90 @@
+"""What a reader must know before trusting a comparison."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from scoutview.results.collect import Collection, ComparedRun
+from scoutview.results.scoring import Scored
+
+if TYPE_CHECKING:
+    from scoutview.results.tables import Cell
+
+FEW_SEEDS: Final = 5
+"""Below this, an interval over seeds says little about other seeds."""
+
+
+def make_notes(
+    collection: Collection,
+    scored: Scored,
+    cells: "Sequence[Cell]",
+    best_by: str,
+    patient_ids_known: bool,
+) -> list[str]:
+    """Collect what limits the comparison, one sentence each.
+
+    Args:
+        collection: The runs, with the notes that came with them.
+        scored: Their scores.
+        cells: Seeds of every arm and fraction.
+        best_by: Where the best arm was chosen, "validation" or "test".
+        patient_ids_known: Whether the source names patients.
+    """
+    notes = list(collection.notes)
+    if not patient_ids_known:
+        notes.append(
+            "The source has no patient ids: every image counts as a patient, so intervals may be"
+            " too narrow and images of one patient may lie on both sides of a split."
+        )
+    notes += [
+        f"Label {label!r} has one class in a test set ({why}): reported, not averaged."
+        for label, why in scored.one_class.items()
+    ]
+    notes += _seed_notes(cells)
+    notes += _epoch_notes(collection.runs)
+    if best_by == "test":
+        notes.append(
+            "Validation predictions are missing, so the best arm was picked by its test score,"
+            " which flatters it."
+        )
+    return notes
+
+
+def _seed_notes(cells: "Sequence[Cell]") -> list[str]:
+    notes = []
+    counts = sorted({len(cell.seeds) for cell in cells})
+    if counts[0] == 1:
+        single = [f"{c.arm} at {100 * c.fraction:g} %" for c in cells if len(c.seeds) == 1]
+        notes.append(
+            "One seed only, so no interval over seeds and no t-test (the bootstrap over test"
+            f" patients decides instead): {', '.join(single)}."
+        )
+    few = [count for count in counts if 1 < count < FEW_SEEDS]
+    if few:
+        notes.append(
+            f"Only {few[0]} seeds in places: intervals over seeds are wide and their normal"
+            " assumption cannot be checked."
+        )
+    if counts[0] < 6:
+        notes.append(
+            "Wilcoxon's signed-rank test cannot reach p < .05 with fewer than 6 shared seeds"
+            f" (smallest here: {counts[0]}); the paired t-test is used."
+        )
+    if any("folds" in cell.over_seeds.method for cell in cells):
+        notes.append("Intervals over folds are too narrow, because folds share training patients.")
+    return notes
+
+
+def _epoch_notes(runs: Sequence[ComparedRun]) -> list[str]:
+    words = {
+        "last": "the last epoch",
+        "validation": "the epoch chosen on validation",
+        "none": "a model without epochs",
+    }
+    choices = {str(run.summary.get("epoch_choice", "")) for run in runs}
+    stated = [words[choice] for choice in sorted(choices) if choice in words]
+    notes = [f"Scores are those of {' or '.join(stated)}."] if stated else []
+    if len(choices & {"last", "validation"}) > 1:
+        notes[-1] += " These are mixed within this comparison; see the table of runs."
+    if not choices <= set(words):
+        notes.append("Some runs do not state whether the last or a chosen epoch was tested.")
+    return notes
