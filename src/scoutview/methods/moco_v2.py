@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from scoutview.base.errors import ConfigError
 from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered
@@ -56,15 +57,12 @@ class MoCoV2Config(MethodConfig):
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["MoCoV2Config", list[str]]:
         """Keep the queue within the data, so that an image does not meet its own old key."""
         limit = max(batch_size, dataset_size // batch_size * batch_size)
-        config, notes = lowered(
-            self, "queue_length", limit, f"there are {dataset_size} training images"
-        )
-        if config.queue_length < batch_size:
-            notes.append(
-                f"queue_length {config.queue_length} is below the batch of {batch_size}: a step"
-                " cannot store its keys; raise it or lower batch_size."
+        if self.queue_length < batch_size:
+            raise ConfigError(
+                f"queue_length must hold at least the batch of {batch_size}, got"
+                f" {self.queue_length}; raise it to {limit} or lower batch_size."
             )
-        return config, notes
+        return lowered(self, "queue_length", limit, f"there are {dataset_size} training images")
 
 
 class MoCoV2(Objective):

@@ -39,7 +39,7 @@ class SimCLRConfig(MethodConfig):
     loss_reduction: Literal["mean", "sum_of_views"] = "mean"
     """The "mean" over the 2B anchors (paper), or twice that (google-research/simclr)."""
     normalise: bool = True
-    """Compare unit vectors (paper), or projections as they are (an option of the published code)."""
+    """Compare unit vectors (paper), or projections as they are (google-research/simclr)."""
     optimizer: OptimizerConfig = LARSConfig(lr=0.3, weight_decay=1e-6)
     """Optimiser."""
     schedule: ScheduleConfig = CosineSchedule(warmup_epochs=10)

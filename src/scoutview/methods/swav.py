@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from scoutview.base.errors import ConfigError
 from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered
@@ -67,6 +68,11 @@ class SwAVConfig(MethodConfig):
         """Keep queue and prototypes within the data."""
         images = f"there are {dataset_size} training images"
         whole = max(batch_size, dataset_size // batch_size * batch_size)
+        if 0 < self.queue_length < batch_size:
+            raise ConfigError(
+                f"queue_length must be 0 or hold at least the batch of {batch_size}, got"
+                f" {self.queue_length}; raise it to {whole} or lower batch_size."
+            )
         config, notes = lowered(self, "queue_length", whole, images)
         if "prototypes" in self.model_fields_set:
             config, more = lowered(config, "prototypes", dataset_size, images)

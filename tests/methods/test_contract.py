@@ -1,0 +1,232 @@
+"""What every method must do. New methods are found by themselves."""
+
+import inspect
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.methods.objectives import (
+    make_batch,
+    part_of,
+    progress,
+    small_backbone,
+    small_config,
+    small_objective,
+)
+from tests.processes import run_ranks
+from torch.nn.parallel import DistributedDataParallel
+
+from scoutview.base.errors import ConfigError
+from scoutview.contract import Objective
+from scoutview.methods import METHODS, build, config_class, method_class
+from scoutview.nn.backbones import BackboneConfig
+from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
+
+RESNET18 = BackboneConfig(name="resnet18", small_stem=True)
+GLOBAL_BATCH = 4
+WORLD = 2
+
+every_method = pytest.mark.parametrize("name", sorted(METHODS))
+
+
+def train(
+    name: str, objective: Objective, steps: int, lr: float = 3e-3
+) -> tuple[list[float], dict[str, float]]:
+    """Adam on one batch: losses, and the largest gradient entry of each parameter."""
+    trainable = {n: p for n, p in objective.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.Adam(trainable.values(), lr=lr)
+    losses, largest = [], dict.fromkeys(trainable, 0.0)
+    for step in range(steps):
+        loss = objective(make_batch(name, 8, seed=0), progress(step)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        for n, p in trainable.items():
+            assert p.grad is not None, f"{n} got no gradient"
+            largest[n] = max(largest[n], float(p.grad.abs().max()))
+        optimizer.step()
+        objective.after_update(progress(step))
+        losses.append(float(loss.detach()))
+    return losses, largest
+
+
+@every_method
+def test_loss__is_a_finite_scalar_with_features_and_detached_logs(name):
+    objective = small_objective(name)
+    batch = make_batch(name, 8)
+    out = objective(batch, progress(0))
+    assert out.loss.shape == ()
+    assert math.isfinite(float(out.loss.detach()))
+    assert out.loss.requires_grad
+    assert out.features.shape == (8, objective.backbone.dim)
+    assert not out.features.requires_grad
+    assert all(v.shape == () and not v.requires_grad for v in out.logs.values())
+
+
+@every_method
+def test_training__lowers_the_loss_and_reaches_every_parameter(name):
+    losses, largest = train(name, small_objective(name), steps=30)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert sum(losses[-5:]) < sum(losses[2:7])
+    assert min(largest.values()) > 0, min(largest, key=largest.get)
+
+
+@every_method
+def test_state_dict__holds_all_that_training_depends_on(name):
+    """A copy loaded after five steps takes the same sixth and seventh step, bit for bit."""
+    objective, copy = small_objective(name), small_objective(name)
+    train(name, objective, steps=5)
+    copy.load_state_dict(objective.state_dict())
+    results = [train(name, o, steps=2)[0] for o in (objective, copy)]
+    assert results[0] == results[1]
+    for key, value in objective.state_dict().items():
+        assert torch.equal(value, copy.state_dict()[key]), key
+
+
+@every_method
+def test_bf16_autocast__gives_a_float32_loss_near_the_full_one(name):
+    objective = small_objective(name)
+    batch = make_batch(name, 8)
+    full = float(objective(batch, progress(0)).loss.detach())
+    objective = small_objective(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = objective(batch, progress(0))
+    assert out.loss.dtype == torch.float32
+    assert float(out.loss.detach()) == pytest.approx(full, rel=0.05)
+    out.loss.backward()
+
+
+@every_method
+def test_channels_last__gives_the_same_loss(name):
+    batch = make_batch(name, 8)
+    full = float(small_objective(name)(batch, progress(0)).loss.detach())
+    objective = small_objective(name).to(memory_format=torch.channels_last)
+    assert float(objective(batch, progress(0)).loss.detach()) == pytest.approx(full, rel=1e-4)
+
+
+@every_method
+def test_teacher_and_buffers__take_no_gradient(name):
+    objective = small_objective(name)
+    objective(make_batch(name, 8), progress(0)).loss.backward()
+    frozen = [p for p in objective.parameters() if not p.requires_grad]
+    assert all(p.grad is None for p in frozen)
+
+
+@every_method
+def test_config__survives_a_round_trip_and_refuses_unknown_keys(name):
+    kind = config_class(name)
+    config = kind()
+    assert kind.build(config.model_dump(mode="json")) == config
+    with pytest.raises(ConfigError, match="Unknown setting"):
+        kind.build({"temprature": 1})
+
+
+@every_method
+def test_config__documents_every_setting(name):
+    undocumented = [n for n, f in config_class(name).model_fields.items() if not f.description]
+    assert undocumented == []
+
+
+@every_method
+@pytest.mark.parametrize(("images", "batch"), [(40, 8), (4708, 256), (10**6, 4096)])
+def test_preflight__makes_the_defaults_work(name, images, batch):
+    config, notes = config_class(name)().preflight(images, batch)
+    assert all(isinstance(note, str) and note.endswith(".") for note in notes)
+    again, _ = config.preflight(images, batch)
+    assert again == config
+
+
+@every_method
+def test_file__is_one_method_section(name):
+    """Conventions: at most 250 lines, inherits from Objective alone, names its source."""
+    kind = method_class(name)
+    text = Path(inspect.getfile(kind)).read_text()
+    assert len(text.splitlines()) <= 250
+    assert kind.__bases__ == (Objective,)
+    assert "Source:" in text.split('"""')[1]
+    assert "Deviations:" in text.split('"""')[1]
+
+
+@every_method
+def test_page__exists_and_has_its_sections(name):
+    page = Path(__file__).parents[2] / "docs" / "methods" / f"{name}.md"
+    text = page.read_text()
+    for heading in ("## Idea", "## Defaults", "## Cost", "## Deviations", "## When to choose it"):
+        assert heading in text, heading
+
+
+@every_method
+def test_page__shows_the_defaults_of_the_code(name):
+    """Each setting stands in the table of the page with the value of the code."""
+    page = (Path(__file__).parents[2] / "docs" / "methods" / f"{name}.md").read_text()
+    config = config_class(name)()
+    for field in type(config).model_fields:
+        value = getattr(config, field)
+        if isinstance(value, bool | int | float | str | tuple):
+            assert f"| `{field}` | {value} |" in page, f"{field} = {value}"
+
+
+def test_build__refuses_unknown_names_and_foreign_configs():
+    names = sorted(METHODS)
+    with pytest.raises(ConfigError, match="Did you mean"):
+        build(names[0] + "x", small_backbone(), small_config(names[0]), dataset_size=8)
+    with pytest.raises(ConfigError, match="needs a"):
+        build(names[0], small_backbone(), small_config(names[1]), dataset_size=8)
+
+
+# --- two processes against one ---------------------------------------------------------------
+
+
+def two_steps(name: str, rank: int, world: int) -> list[tuple[dict, dict]]:
+    """Gradients and state after each of two SGD steps on the part of this process, float64."""
+    config = small_config(name, queue_length=GLOBAL_BATCH)  # full, and used, from the second step
+    objective = small_objective(name, small_backbone(RESNET18), config).double()
+    convert_sync_batch_norm(objective)
+    wrapped = objective
+    if world > 1:
+        wrapped = DistributedDataParallel(objective, broadcast_buffers=False)
+    trainable = {n: p for n, p in objective.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(trainable.values(), lr=0.01, momentum=0.9)
+    out = []
+    for step in range(2):
+        batch = make_batch(name, GLOBAL_BATCH, seed=step, dtype=torch.float64)
+        loss = wrapped(part_of(batch, rank, world), progress(step)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in trainable.items()}
+        optimizer.step()
+        objective.after_update(progress(step))
+        out.append((gradients, {n: v.clone() for n, v in objective.state_dict().items()}))
+    return out
+
+
+def differences(name: str, file: str) -> list[dict[str, float]]:
+    """In one of several processes: largest deviations from the one-process run in `file`."""
+    expected = torch.load(file, weights_only=True)
+    actual = two_steps(name, dist.get_rank(), dist.get_world_size())
+    out = []
+    for (gradients, state), (gradients1, state1) in zip(actual, expected, strict=True):
+        scale = max(float(g.abs().max()) for g in gradients1.values())
+        out.append(
+            {
+                "gradient": max(largest(gradients[n], g) for n, g in gradients1.items()) / scale,
+                "state": max(largest(state[n], v) for n, v in state1.items()),
+            }
+        )
+    return out
+
+
+def largest(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).abs().max())
+
+
+@pytest.mark.ddp
+@every_method
+def test_two_processes__give_gradient_and_state_of_one(name, tmp_path):
+    file = str(tmp_path / "one.pt")
+    torch.save(two_steps(name, 0, 1), file)
+    for of_rank in run_ranks(differences, WORLD, name, file):
+        for of_step in of_rank:
+            assert of_step["gradient"] < 1e-10
+            assert of_step["state"] < 1e-10
