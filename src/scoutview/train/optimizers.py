@@ -31,8 +31,8 @@ class LARS(Optimizer):
         weight_decay: Added to the gradient as weight_decay * weight.
         trust_coefficient: Factor of the ratio, > 0.
         nesterov: Look one step ahead.
-        lr_in_momentum: True puts lr into the momentum buffer (paper, SimCLR), False applies it to the
-            buffer (Barlow Twins, apex). They differ when lr changes.
+        lr_in_momentum: True puts lr into the momentum buffer (paper, SimCLR), False applies it to
+            the buffer (Barlow Twins, apex). They differ when lr changes.
         denominator: "sum_of_norms" is |g| + d |w| (paper, apex), "norm_of_sum" is |g + d w|.
         eps: Added to the denominator (apex: 1e-8).
         skip_zero: Where |w| or |g| is 0, also leave out the weight decay (apex).
@@ -101,7 +101,7 @@ class LARS(Optimizer):
         if group["adapt"]:
             updates = self._adapted(group, weights, gradients)
         elif decay:
-            updates = torch._foreach_add(gradients, weights, alpha=decay)
+            updates = list(torch._foreach_add(gradients, weights, alpha=decay))
         else:
             updates = [gradient.clone() for gradient in gradients]
         if group["lr_in_momentum"]:
@@ -164,7 +164,7 @@ def lars_form(variant: LARSVariant) -> dict[str, Any]:
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Split trainable parameters into weights and the rest (biases, norms: fewer than 2 dimensions).
+    """Split trainable parameters into weights and the rest (biases and norms: below 2 dimensions).
 
     Args:
         module: What is trained.

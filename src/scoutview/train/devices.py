@@ -1,0 +1,59 @@
+"""Where training runs: devices, processes, precision, determinism."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy, Strategy
+
+from scoutview.base.errors import ConfigError
+from scoutview.train.config import FitConfig
+
+
+def start_fabric(config: FitConfig) -> Fabric:
+    """Start the processes of a training; with one process this only picks the device.
+
+    Call it before anything is written: on several devices the script starts once per device and
+    each process comes back from here with its own rank. Under torchrun and SLURM the processes are
+    there already.
+
+    Raises:
+        ConfigError: A GPU is asked for and there is none, or too few.
+    """
+    available = torch.cuda.device_count()
+    accelerator = config.accelerator or ("gpu" if available else "cpu")
+    if accelerator == "gpu" and available < config.devices:
+        raise ConfigError(
+            f"{config.devices} GPUs are asked for, PyTorch sees {available}; set accelerator to"
+            " 'cpu' or lower devices."
+        )
+    strategy: str | Strategy = "auto"
+    if config.world > 1:
+        strategy = DDPStrategy(
+            process_group_backend="gloo" if accelerator == "cpu" else "nccl",
+            # Synchronised norms keep buffers equal by themselves; sending a queue each step is slow.
+            broadcast_buffers=config.batch_norm == "per_process",
+        )
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=strategy,
+        precision=config.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def determinism(enabled: bool) -> Iterator[None]:
+    """Use deterministic kernels inside the block, where PyTorch has them."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if enabled:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
