@@ -105,6 +105,11 @@ class Store:
             )
         return order[place]
 
+    def has(self, image_ids: Iterable[str]) -> bool:
+        """Tell whether every one of these images has a row."""
+        wanted = np.fromiter((int(name, 16) >> 1 for name in image_ids), dtype=np.int64)
+        return bool(np.isin(wanted, self._by_key[1]).all())
+
     @cached_property
     def _by_key(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         keys = np.ascontiguousarray(self.table.mapped["image_key"])
