@@ -107,7 +107,7 @@ def _write_safetensors(
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

@@ -16,7 +16,7 @@ class FitConfig(Config):
     """One training: budget, batch, optimiser, devices, and how often things are written."""
 
     samples: int | None = Field(default=None, ge=1)
-    """Budget in images seen, rounded up to whole steps. Exactly one of samples and epochs is set."""
+    """Budget in images seen, rounded up to whole steps. Set either samples or epochs."""
     epochs: int | None = Field(default=None, ge=1)
     """Budget in passes over the training set; incomplete last batches are left out."""
     batch_size: int = Field(default=256, ge=1)

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy, Strategy
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.strategy import Strategy
 
 from scoutview.base.errors import ConfigError
 from scoutview.train.config import FitConfig
@@ -19,7 +20,7 @@ def start_fabric(config: FitConfig) -> Fabric:
     there already.
 
     Raises:
-        ConfigError: A GPU is asked for and there is none, or too few.
+        ConfigError: A GPU is asked for and there is none, or too few, or the precision needs one.
     """
     available = torch.cuda.device_count()
     accelerator = config.accelerator or ("gpu" if available else "cpu")
@@ -28,11 +29,13 @@ def start_fabric(config: FitConfig) -> Fabric:
             f"{config.devices} GPUs are asked for, PyTorch sees {available}; set accelerator to"
             " 'cpu' or lower devices."
         )
+    if accelerator == "cpu" and config.precision == "16-mixed":
+        raise ConfigError("precision '16-mixed' needs a GPU; use 'bf16-mixed' or '32-true'.")
     strategy: str | Strategy = "auto"
     if config.world > 1:
         strategy = DDPStrategy(
             process_group_backend="gloo" if accelerator == "cpu" else "nccl",
-            # Synchronised norms keep buffers equal by themselves; sending a queue each step is slow.
+            # Synchronised norms keep buffers equal by themselves; a queue is slow to send.
             broadcast_buffers=config.batch_norm == "per_process",
         )
     fabric = Fabric(

@@ -50,7 +50,7 @@ class _TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise missing_extra("tensorboard", "track") from error
-        self._writer: Any = SummaryWriter(folder / "tensorboard")  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(folder / "tensorboard")
         self._writer.add_text("config", f"```json\n{json.dumps(dict(config), default=str)}\n```")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

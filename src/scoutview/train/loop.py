@@ -41,7 +41,7 @@ from scoutview.train.monitor import CollapseMonitor, feature_health
 from scoutview.train.optimizers import build_optimizer
 from scoutview.train.progress import TrainingBar, gpu_memory
 from scoutview.train.schedules import rate
-from scoutview.train.signals import Stopped, StopRequest
+from scoutview.train.signals import StopRequest, TrainingStoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Fitted:
     """Names of the alarms that were raised."""
 
 
-def fit(
+def fit(  # noqa: C901 - the one function that is read from top to bottom
     objective: Objective,
     source: Source,
     config: FitConfig,
@@ -115,7 +115,7 @@ def fit(
         Steps, samples and seconds of the whole training, resumed parts included.
 
     Raises:
-        Stopped: SIGTERM or SIGINT came; a checkpoint is on disk.
+        TrainingStoppedError: SIGTERM or SIGINT came; a checkpoint is on disk.
         RunError: The loss is not finite.
         CheckpointError: A checkpoint cannot be written, or does not fit.
     """
@@ -190,7 +190,10 @@ def fit(
                     fabric.backward(loss / config.accumulate)
                 meter.add(loss.detach(), logs)
             if config.clip_norm is not None:
-                fabric.clip_gradients(model, stepper, max_norm=config.clip_norm)
+                # an infinite gradient is the loss scaler's business, or the loss check's below
+                fabric.clip_gradients(
+                    model, stepper, max_norm=config.clip_norm, error_if_nonfinite=False
+                )
             stepper.step()
             stepper.zero_grad(set_to_none=True)
             objective.after_update(progress)
@@ -236,7 +239,7 @@ def fit(
             if stopping and not last:
                 writer.wait()
                 fabric.barrier()
-                raise Stopped(stop.name, done, run.path)
+                raise TrainingStoppedError(stop.name, done, run.path)
         for place in loggers:
             place.close()
     fabric.barrier()
@@ -343,7 +346,7 @@ class _Timed:
 def _measured(
     probe: Probe, objective: Objective, device: torch.device, fabric: Fabric
 ) -> dict[str, float]:
-    """Measure on the first process; the others wait, and training goes on as if nothing happened."""
+    """Measure on the first process; the others wait."""
     found = probe.measure(objective, device) if fabric.is_global_zero else {}
     fabric.barrier()
     return found

@@ -68,18 +68,13 @@ class CollapseMonitor:
     """Raises each alarm once.
 
     Args:
-        chance_loss: Loss of an objective that has learned nothing (ln K), None if it has no such
-            level.
         batch_size: Images that one forward pass sees, over all processes when their negatives or
             codes are shared.
         dataset_size: Images in the training set.
         queue_size: Entries of the objective's queue, 0 for none.
     """
 
-    def __init__(
-        self, *, chance_loss: float | None, batch_size: int, dataset_size: int, queue_size: int = 0
-    ) -> None:
-        self._chance_loss = chance_loss
+    def __init__(self, *, batch_size: int, dataset_size: int, queue_size: int = 0) -> None:
         self._sizes = (batch_size, dataset_size, queue_size)
         self._counts = {"collapsed_features": 0, "rank_falling": 0, "loss_pinned": 0}
         self._best_rank = 0.0
@@ -101,7 +96,7 @@ class CollapseMonitor:
         Args:
             step: Optimiser steps done.
             metrics: `loss`, and where they were measured `feature_std`, `projection_std` and
-                `effective_rank`.
+                `effective_rank`; `chance_loss` (ln K) where the objective logs it.
 
         Returns:
             Alarms that are new.
@@ -113,7 +108,7 @@ class CollapseMonitor:
         seen = {
             "collapsed_features": (std, std < STD_FLOOR),
             "rank_falling": (rank, rank < RANK_SHARE * self._best_rank),
-            "loss_pinned": (loss, step >= GRACE_STEPS and self._at_chance(loss)),
+            "loss_pinned": (loss, step >= GRACE_STEPS and _at_chance(metrics)),
         }
         self._best_rank = max(self._best_rank, rank) if rank == rank else self._best_rank
         found = []
@@ -124,10 +119,6 @@ class CollapseMonitor:
             if self._counts[name] >= PATIENCE:
                 found.append(self._raise(name, step, value))
         return [alarm for alarm in found if alarm is not None]
-
-    def _at_chance(self, loss: float) -> bool:
-        chance = self._chance_loss
-        return chance is not None and abs(loss - chance) < PINNED_SHARE * chance
 
     def _raise(self, name: str, step: int, value: float) -> Alarm | None:
         if name in self._raised:
@@ -150,6 +141,11 @@ class CollapseMonitor:
         self._counts = dict(state["counts"])
         self._best_rank = state["best_rank"]
         self._raised = set(state["raised"])
+
+
+def _at_chance(metrics: Mapping[str, float]) -> bool:
+    chance = metrics.get("chance_loss", math.nan)
+    return abs(metrics["loss"] - chance) < PINNED_SHARE * chance
 
 
 def queue_size(objective: nn.Module) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from scoutview.base.errors import RunError
 
 
-class Stopped(RunError):
+class TrainingStoppedError(RunError):
     """Training was asked to stop; everything is saved."""
 
     def __init__(self, name: str, step: int, run: Path) -> None:
