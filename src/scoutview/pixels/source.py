@@ -5,7 +5,11 @@ import io
 import os
 import stat
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Final, Protocol, Self
+
+# Windows has O_BINARY, all others O_NONBLOCK and pread.
+_FLAGS: Final[int] = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_HAS_PREAD: Final = hasattr(os, "pread")
 
 
 class Source(Protocol):
@@ -28,7 +32,7 @@ class FileSource:
     def __init__(self, path: str) -> None:
         self.path = path
         # Without O_NONBLOCK a named pipe would make the scan wait for ever.
-        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self._fd = os.open(path, os.O_RDONLY | _FLAGS)
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
@@ -37,7 +41,10 @@ class FileSource:
 
     def read_at(self, offset: int, count: int) -> bytes:
         """See `Source.read_at`."""
-        return os.pread(self._fd, count, offset)
+        if _HAS_PREAD:
+            return os.pread(self._fd, count, offset)
+        os.lseek(self._fd, offset, os.SEEK_SET)
+        return os.read(self._fd, count)
 
     def stream(self) -> BinaryIO:
         """See `Source.stream`."""
