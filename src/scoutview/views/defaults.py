@@ -57,9 +57,7 @@ LIMITS: dict[str, Limits] = {
     "US": Limits(flip_horizontal=0.5, rotation=10.0, note="the probe is held either way"),
     "XA": _RADIOGRAPH,
     "XC": _FREE,
-    "other": Limits(
-        rotation=10.0, brightness=0.1, contrast=0.2, note="nothing is known, so nothing is mirrored"
-    ),
+    "other": Limits(rotation=10.0, brightness=0.1, contrast=0.2, note="nothing is known"),
 }
 """Limits per modality word of `pixels.vocabulary`."""
 
