@@ -42,7 +42,9 @@ def generator(seed: int, purpose: int, *address: int) -> np.random.Generator:
     )
 
 
-def permuted(index: NDArray[np.int64], size: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+def permuted(
+    index: NDArray[np.int64], size: int, *, seed: int, epoch: int, stream: int = 0
+) -> NDArray[np.int64]:
     """Look up positions of a pseudo-random permutation of range(size), without storing it.
 
     A Feistel network over the smallest even number of bits that holds `size`; results outside the
@@ -53,6 +55,7 @@ def permuted(index: NDArray[np.int64], size: int, *, seed: int, epoch: int) -> N
         size: Length of the permutation, >= 1.
         seed: The run's seed.
         epoch: Each epoch has its own permutation.
+        stream: Each stream (a modality group) has its own permutations.
 
     Returns:
         The permuted positions, same shape as `index`.
@@ -61,7 +64,7 @@ def permuted(index: NDArray[np.int64], size: int, *, seed: int, epoch: int) -> N
     """
     half = max(1, (int(size - 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
-    keys = generator(seed, SAMPLING, epoch).integers(0, 2**63, _ROUNDS, dtype=np.uint64)
+    keys = generator(seed, SAMPLING, epoch, stream).integers(0, 2**63, _ROUNDS, dtype=np.uint64)
     out = np.asarray(index, dtype=np.uint64).copy()
     todo = np.ones(out.shape, dtype=bool)
     while todo.any():

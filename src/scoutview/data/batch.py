@@ -26,15 +26,15 @@ class Text:
 class Batch:
     """Views of B images with all that a method may ask about them.
 
-    A view tensor travels narrow and with one channel (uint8, uint16 or float16) and is widened on the
-    device by `train`; methods see float tensors of the backbone's channels, standardised.
+    A view tensor travels narrow and with one channel (uint8, uint16 or float16) and is widened on
+    the device; methods see float tensors of the backbone's channels, standardised.
     """
 
     views: list[Tensor]
     """One tensor per view, (B, C, *S); views of one size stand together."""
     geometry: list[Tensor]
-    """One tensor per view, (B, ndim, ndim + 1) float32: maps index coordinates of the view (pixel centres
-    at integers, order of `*S`) to index coordinates of the stored image. Crop, flip, rotation included."""
+    """One tensor per view, (B, ndim, ndim + 1) float32: maps index coordinates of the view (pixel
+    centres at integers, order of `*S`) to those of the stored image, with crop, flip, rotation."""
     rows: Tensor
     """Row of each image in the training set, (B,) int64, in [0, N): what memory banks index."""
     image_keys: Tensor

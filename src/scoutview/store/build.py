@@ -163,6 +163,7 @@ class _Items:
         self._bytes = _pixel_bytes(table)
         self._config = config
         self._files = _private_files(Path(cohort.folder))
+        self._places = [self._files[name].to_numpy() for name in ("path", "member", "item")]
         self._starts, self._stops = self._find_files()
         self.entries = self._addresses()
 
@@ -212,13 +213,12 @@ class _Items:
             yield Job(tuple(waiting), self._config.codec, self._config.max_side)
 
     def _item(self, i: int) -> Item:
-        files = self._files.iloc[self._starts[i] : self._stops[i]]
-        columns = zip(files["path"], files["member"], files["item"], strict=True)
-        locators = tuple(Locator(path, member, int(item)) for path, member, item in columns)
+        files = slice(self._starts[i], self._stops[i])
+        columns = (column[files].tolist() for column in self._places)
         return Item(
             int(self.entries[i]),
             str(self._ids[i]),
-            locators,
+            tuple(Locator(*place) for place in zip(*columns, strict=True)),
             bool(self._volume[i]),
             bool(self._inverted[i]),
         )

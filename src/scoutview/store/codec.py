@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from scoutview.store.rows import CHUNKED, LZ4, PIXEL_DTYPES, RAW, VOLUME, Record
 
-Buffer = bytes | memoryview
+Buffer = bytes | NDArray[np.uint8]
+"""Stored bytes; an array shares memory with its image."""
 
 _WHOLE_BYTES = 4 << 20
 _CHUNK = (16, 128, 128)
@@ -31,7 +32,7 @@ def encode(
         The bytes and the number of the codec that was used.
     """
     if codec == "raw":
-        return memoryview(pixels.data).cast("B"), RAW
+        return pixels.reshape(-1).view(np.uint8), RAW
     if volume or pixels.nbytes > _WHOLE_BYTES:
         return _chunked(pixels, volume), CHUNKED
     packed = blosc2.compress2(

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -133,7 +134,7 @@ def _write_all(fd: int, buffers: Sequence[Buffer]) -> None:
     waiting = bytearray()
     for buffer in buffers:
         if len(buffer) < 1 << 16:
-            waiting += buffer
+            waiting += buffer if isinstance(buffer, bytes) else buffer.tobytes()
             continue
         _write(fd, waiting)
         _write(fd, buffer)
@@ -142,7 +143,7 @@ def _write_all(fd: int, buffers: Sequence[Buffer]) -> None:
 
 
 def _write(fd: int, data: Buffer | bytearray) -> None:
-    view = memoryview(data)
+    view = memoryview(data.data if isinstance(data, np.ndarray) else data)
     while len(view):
         view = view[os.write(fd, view) :]
 
