@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from scoutview.base.errors import ConfigError, DataError
 from scoutview.base.randomness import VIEWS, generator
+from scoutview.data.pipeline import ViewPipeline
 from scoutview.views.apply import Pyramid, apply, halve
 from scoutview.views.draw import ViewParams, draw
 from scoutview.views.geometry import bounding_box, pyramid_level
@@ -340,3 +341,14 @@ def test_pipeline__refuses_scattered_sizes():
     scattered = MultiCrop(counts=(1, 1, 1), sizes=(32, 16, 32), scales=((0.5, 1.0),) * 3)
     with pytest.raises(ConfigError, match="stand together"):
         Views(scattered)
+
+
+def test_pipeline__is_what_the_loader_asks_for():
+    """Typed as the loader's protocol, it makes whole batches without a further argument."""
+    pipeline: ViewPipeline = Views(MultiCrop(sizes=(32, 15), augment=(WILD,)))
+    image = random_image((50, 60))
+    params = pipeline.draw((50, 60), generator(0, VIEWS, 0, 1))
+    out = [np.zeros((1, *size), np.uint16) for size in pipeline.sizes]
+    pipeline.apply(image, params, out, (0, 0))
+    assert all(place.any() for place in out)
+    assert all(pipeline.geometry(p).shape == (2, 3) for p in params)

@@ -97,24 +97,31 @@ def test_slots__do_not_overlap_and_fit_the_row():
     assert max(used) < drawing.SLOTS
 
 
-@pytest.mark.parametrize("shape", [(200, 200), (200, 180), (40, 44, 40)])
-def test_crop__areas_are_uniform_and_crops_stay_inside(shape):
-    policy = TwoCrops(size=32, scale=(0.2, 0.9))
-    ndim = len(shape)
-    areas, ratios, starts = [], [], []
+@pytest.mark.parametrize("shape", [(200, 200), (200, 180), (400, 401, 400)])
+def test_crop__areas_and_positions_are_uniform(shape):
+    policy = TwoCrops(size=32, scale=(0.2, 0.8))
+    areas, places = [], []
     for key in range(600):
         for params in draw(policy, shape, rng(key)):
             extent = np.abs(np.diag(linear(params))) * 32
             areas.append(np.prod(extent) / np.prod(shape))
-            ratios.append(math.log(extent[-1] / extent[0]))
-            low, high = corners(params).min(1), corners(params).max(1)
-            assert (low > -1e-9).all()
-            assert (high < np.array(shape) + 1e-9).all()
-            starts.append(low[0] / (shape[0] - extent[0]) if extent[0] < shape[0] - 1e-9 else 0.5)
-    if ndim == 2:  # 0.9 of an elongated volume cannot keep the view's proportions
-        assert stats.kstest(areas, stats.uniform(0.2, 0.7).cdf).pvalue > 0.01
-    assert stats.kstest(starts, stats.uniform().cdf).pvalue > 1e-3 or ndim == 3
-    assert max(np.abs(ratios)) <= math.log(4 / 3) * (1 + 1e-9) if ndim == 2 else True
+            free = shape[-1] - extent[-1]
+            if free > 1e-6:
+                places.append(corners(params).min(1)[-1] / free)
+    assert stats.kstest(areas, stats.uniform(0.2, 0.6).cdf).pvalue > 0.01
+    assert stats.kstest(places, stats.uniform().cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("shape", [(200, 200), (200, 90), (28, 28), (40, 44, 10)])
+def test_crop__stays_inside_and_keeps_its_proportions(shape):
+    policy = TwoCrops(size=32, scale=(0.05, 1.0))
+    for key in range(300):
+        for params in draw(policy, shape, rng(key)):
+            assert (corners(params) > -1e-9).all()
+            assert (corners(params).max(1) < np.array(shape) + 1e-9).all()
+            zoom = np.diag(linear(params))
+            spread = 4 / 3 if len(shape) == 2 else (4 / 3) ** 2
+            assert zoom.max() / zoom.min() <= spread * (1 + 1e-9)
 
 
 def test_crop__small_areas_have_log_uniform_ratios():
@@ -248,3 +255,9 @@ def test_draw__refuses_images_without_two_or_three_axes():
         draw(TwoCrops(), (0, 10), rng())
     with pytest.raises(ConfigError, match="give one number or 3"):
         draw(TwoCrops(size=(8, 8)), (10, 10, 10), rng())
+
+
+def test_draw__needs_no_global_generator():
+    before = np.random.get_state()[1].copy()
+    draw(MultiCrop(augment=(EVERYTHING,)), (64, 64), rng())
+    np.testing.assert_array_equal(before, np.random.get_state()[1])
