@@ -174,7 +174,7 @@ def cohort_view():
         labels=[{"name": "pneumonia", "kind": "binary", "classes": []}],
         patient_ids_known=False,
         images=lambda ids: [pixels[row_of[name]].astype(np.float32) for name in ids],
-        problems=0,
+        problems={},
     )
 
 

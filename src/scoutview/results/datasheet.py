@@ -28,7 +28,7 @@ def data_sheet(
     *,
     patient_ids_known: bool,
     dropped: Sequence[Mapping[str, Any]] = (),
-    problems: int | None = None,
+    problems: Mapping[str, int] | None = None,
     searched: bool = False,
 ) -> DataSheet:
     """Count a cohort.
@@ -39,7 +39,7 @@ def data_sheet(
         patient_ids_known: Whether the source names patients.
         dropped: What was dropped as a copy: `split`, `of_split`, `kind` ("exact" or "near"),
             `image_ids`.
-        problems: Files that could not be read, None if unknown.
+        problems: Files that could not be used, by reason; None if unknown.
         searched: Whether copies were searched for at all.
     """
     patients = str(table["patient_id"].nunique()) if patient_ids_known else "not known"
@@ -55,7 +55,7 @@ def data_sheet(
         ("stored bits", _counts(table, "bits_stored")),
     ]
     if problems is not None:
-        facts.append(("files with problems", f"{problems:,}"))
+        facts.append(("files with problems", _by_reason(problems)))
     sentences, names = _duplicates(dropped, searched)
     return DataSheet(
         facts=tuple(facts),
@@ -63,6 +63,10 @@ def data_sheet(
         duplicates=sentences,
         duplicate_ids=names,
     )
+
+
+def _by_reason(problems: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} ({count:,})" for reason, count in problems.items()) or "none"
 
 
 def _counts(table: pd.DataFrame, column: str) -> str:

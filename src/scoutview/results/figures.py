@@ -74,15 +74,21 @@ class Picture:
 
 
 @contextmanager
-def canvas(width: float = WIDTH, height: float = 3.5) -> Iterator[Figure]:
+def canvas(
+    width: float = WIDTH,
+    height: float = 3.5,
+    *,
+    layout: Literal["constrained"] | None = "constrained",
+) -> Iterator[Figure]:
     """Give an empty figure in the common style.
 
     Args:
         width: Inches.
         height: Inches.
+        layout: None where axes are placed by hand.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=layout)
         FigureCanvasAgg(figure)
         yield figure
 

@@ -2,18 +2,19 @@
 
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from scoutview.base.randomness import SAMPLING, generator
-from scoutview.results.figures import Picture, canvas, picture
+from scoutview.results.figures import WIDTH, Picture, canvas, picture
 from scoutview.results.palette import OTHER, SAME, class_colours
 
 Floats = NDArray[np.float32]
@@ -47,7 +48,8 @@ def embedding_map(
     points = project(features[chosen], seed=seed)
     kinds = np.asarray(classes, dtype=object)[chosen]
     colours = class_colours(sorted(set(kinds) - {""}))
-    with canvas(height=4.6) as figure:
+    wide, tall = np.ptp(points, axis=0)
+    with canvas(height=WIDTH * float(np.clip(tall / max(wide, 1e-9), 0.5, 1.1)) + 0.4) as figure:
         axes = figure.add_subplot(xticks=[], yticks=[])
         axes.set_aspect("equal", adjustable="datalim")
         axes.grid(visible=False)
@@ -187,18 +189,18 @@ def neighbour_grid(
         ).mean()
     )
     ids = rows["image_id"].to_numpy()
-    with canvas(width=4.6, height=1.16 * len(chosen) + 0.3) as figure:
-        grid = figure.subplots(len(chosen), k + 1, squeeze=False)
-        for line, query, neighbours in zip(grid, chosen, train[found], strict=True):
+    with canvas(_PITCH[0] * (k + 1) + 0.04, _PITCH[1] * len(chosen) + _TOP, layout=None) as figure:
+        for line, (query, neighbours) in enumerate(zip(chosen, train[found], strict=True)):
             shown = images([str(ids[i]) for i in (query, *neighbours)])
-            _tile(line[0], shown[0], str(kinds[query]), "#111111")
-            for axes, row, image in zip(line[1:], neighbours, shown[1:], strict=True):
+            places = [_tile_axes(figure, line, column) for column in range(k + 1)]
+            _tile(places[0], shown[0], str(kinds[query]), "#111111")
+            for axes, row, image in zip(places[1:], neighbours, shown[1:], strict=True):
                 right = kinds[row] == kinds[query]
                 colour = SAME if right else OTHER
                 _tile(axes, image, str(kinds[row]), colour, sign="✓" if right else "✗")
-        line = grid[0]
-        line[0].annotate("test image", (0, 1), (0, 5), **_ABOVE)
-        line[1].annotate("nearest training images →", (0, 1), (0, 5), **_ABOVE)
+        for column, text in enumerate(["test image", "nearest training images →"]):
+            x = (column * _PITCH[0] + 0.04) / figure.get_figwidth()
+            figure.text(x, 1, text, fontsize=8, fontweight="bold", va="top")
         return picture(
             figure,
             f"neighbours_{_file_name(arm)}",
@@ -227,12 +229,20 @@ def _per_class(
     return np.array(sorted(chosen, key=lambda i: (str(kinds[i]), i)))
 
 
-_ABOVE: Final[dict[str, Any]] = {
-    "xycoords": "axes fraction",
-    "textcoords": "offset points",
-    "fontsize": 8,
-    "fontweight": "bold",
-}
+_PITCH: Final = (0.9, 1.06)
+"""Inches from one tile to the next, across and down."""
+_TOP: Final = 0.18
+"""Inches of the line above the tiles."""
+
+
+def _tile_axes(figure: Figure, line: int, column: int) -> Axes:
+    wide, tall = figure.get_size_inches()
+    left = column * _PITCH[0] + 0.04
+    bottom = tall - _TOP - (line + 1) * _PITCH[1] + 0.22
+    axes: Axes = figure.add_axes(
+        (left / wide, bottom / tall, (_PITCH[0] - 0.07) / wide, (_PITCH[1] - 0.23) / tall)
+    )
+    return axes
 
 
 def _tile(axes: Axes, image: Floats, text: str, colour: str, *, sign: str = "") -> None:

@@ -1,7 +1,7 @@
 """A run folder: one training, with everything needed to repeat, resume and judge it.
 
-Every name inside the folder is written here and nowhere else. `config.json` carries the version of
-the layout; the Parquet tables carry their own, because they are also read alone.
+Every name inside the folder is written here and nowhere else. Every file carries the version of its
+schema (see `schema`); `metrics.jsonl` shares that of the run.
 """
 
 import json
@@ -21,20 +21,15 @@ from numpy.typing import NDArray
 from scoutview.base.errors import DataError, RunError
 from scoutview.base.files import (
     atomic_writer,
-    read_json,
     remove_partial,
     require_empty,
     sync_folder,
     write_json,
     write_text,
 )
+from scoutview.results.schema import VERSIONS, read_versioned
 
 logger = logging.getLogger(__name__)
-
-RUN_VERSION: Final = 1
-"""Version of the layout: the file names, config.json, environment.json, summary.json, metrics."""
-PREDICTIONS_VERSION: Final = 1
-EMBEDDINGS_VERSION: Final = 1
 
 PREDICTION_COLUMNS: Final = {
     "image_id": "string",
@@ -258,7 +253,7 @@ class RunFolder:
                 twice.
         """
         table = checked_predictions(predictions)
-        schema = _schema(PREDICTION_COLUMNS, "predictions", PREDICTIONS_VERSION)
+        schema = _schema(PREDICTION_COLUMNS, "predictions")
         with atomic_writer(self.path / "predictions.parquet") as stream:
             pq.write_table(pa.Table.from_pandas(table, schema, preserve_index=False), stream)
 
@@ -268,7 +263,7 @@ class RunFolder:
         Raises:
             RunError: There are none, or they come from a newer scoutview.
         """
-        table = _read_table(self.path / "predictions.parquet", "predictions", PREDICTIONS_VERSION)
+        table = _read_table(self.path / "predictions.parquet", "predictions")
         return _text_columns(table.to_pandas())
 
     @property
@@ -349,7 +344,7 @@ def write_embeddings(path: str | Path, rows: pd.DataFrame, embeddings: NDArray[n
         )
     if not np.isfinite(embeddings).all():
         raise DataError("Embeddings must be finite; the backbone gave NaN or infinity.")
-    schema = _schema(EMBEDDING_COLUMNS, "embeddings", EMBEDDINGS_VERSION)
+    schema = _schema(EMBEDDING_COLUMNS, "embeddings")
     flat = pa.array(np.ascontiguousarray(embeddings, dtype=np.float32).ravel())
     offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * embeddings.shape[1])
     lists = pa.ListArray.from_arrays(offsets, flat)
@@ -368,7 +363,7 @@ def read_embeddings(path: str | Path) -> tuple[pd.DataFrame, NDArray[np.float32]
     Raises:
         RunError: The file is missing, no embeddings, or from a newer scoutview.
     """
-    table = _read_table(Path(path), "embeddings", EMBEDDINGS_VERSION)
+    table = _read_table(Path(path), "embeddings")
     flat = table["embedding"].combine_chunks().flatten().to_numpy()
     features = np.asarray(flat, dtype=np.float32).reshape(table.num_rows, -1)
     return _text_columns(table.select(rows_of(EMBEDDING_COLUMNS)).to_pandas()), features
@@ -387,12 +382,12 @@ _ARROW: Final = {
 }
 
 
-def _schema(columns: Mapping[str, str], name: str, version: int) -> pa.Schema:
+def _schema(columns: Mapping[str, str], name: str) -> pa.Schema:
     fields = [pa.field(column, _ARROW[kind]) for column, kind in columns.items()]
-    return pa.schema(fields, metadata={"schema": name, "schema_version": str(version)})
+    return pa.schema(fields, metadata={"schema": name, "schema_version": str(VERSIONS[name])})
 
 
-def _read_table(path: Path, name: str, version: int) -> pa.Table:
+def _read_table(path: Path, name: str) -> pa.Table:
     if not path.is_file():
         raise RunError(f"{path} does not exist; expected a table of {name} there.")
     table = pq.read_table(path)
@@ -400,7 +395,7 @@ def _read_table(path: Path, name: str, version: int) -> pa.Table:
     found = metadata.get(b"schema", b"?").decode()
     if found != name:
         raise RunError(f"{path}: expected a table of {name}, got {found!r}.")
-    stored = int(metadata[b"schema_version"])
+    stored, version = int(metadata[b"schema_version"]), VERSIONS[name]
     if stored > version:
         raise RunError(
             f"{path}: schema version {stored} is newer than the {version} that this scoutview"
@@ -415,11 +410,11 @@ def _text_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read(path: Path, schema: str) -> dict[str, Any]:
-    return dict(read_json(path, schema=schema, version=RUN_VERSION)["content"])
+    return dict(read_versioned(path, schema)["content"])
 
 
 def _write(path: Path, schema: str, content: Mapping[str, Any]) -> None:
-    write_json(path, {"content": dict(content)}, schema=schema, version=RUN_VERSION)
+    write_json(path, {"content": dict(content)}, schema=schema, version=VERSIONS[schema])
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,9 @@ from pydantic import Field
 
 from scoutview.base.config import Config
 from scoutview.base.errors import RunError
-from scoutview.base.files import read_json, require_empty, write_json
+from scoutview.base.files import require_empty, write_json
 from scoutview.results.run import RunFolder, read_embeddings
-
-STUDY_VERSION: Final = 1
-"""Version of study.json."""
+from scoutview.results.schema import VERSIONS, read_versioned
 
 
 class Initialisation(Config):
@@ -110,8 +108,7 @@ class Study:
         Raises:
             RunError: There is no study in the folder, or it comes from a newer scoutview.
         """
-        values = read_json(Path(path) / "study.json", schema="study", version=STUDY_VERSION)
-        del values["schema_version"]
+        values = read_versioned(Path(path) / "study.json", "study")
         return cls(path, StudyContent.build(values))
 
     @property
@@ -227,7 +224,7 @@ class Study:
             self.path / "study.json",
             content.model_dump(mode="json"),
             schema="study",
-            version=STUDY_VERSION,
+            version=VERSIONS["study"],
         )
         self.content = content
 
