@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scoutview.base.files import atomic_writer, sync_folder, write_json
@@ -89,20 +90,33 @@ def _write_private(
     schema = PRIVATE.with_metadata({b"key": key.hex().encode(), b"state": state.encode()})
     patients_missing, other = 0, Counter[str]()
     path = out / "private.parquet"
-    with atomic_writer(path, mode=PRIVATE_MODE) as stream, table_writer(stream, schema) as table:
+    with (
+        atomic_writer(path, mode=PRIVATE_MODE) as stream,
+        table_writer(stream, schema, lasting=True) as target,
+    ):
         for batch in _batches(stems, "private"):
-            rows = batch.to_pylist()
-            for row in rows:
-                row["patient"] = attached.patients.get(row["image_id"], row["patient"])
-                patients_missing += row["order"] == 0 and not row["patient"]
-                other.update([row["reason"]] if row["status"] == "nonimage" else [])
-            table.write_table(_table(rows))
+            table = _with_patients(pa.Table.from_batches([batch]), attached.patients)
+            first = pc.and_(pc.equal(table["order"], 0), pc.equal(table["patient"], ""))
+            patients_missing += pc.sum(first).as_py() or 0
+            kinds = table.filter(pc.equal(table["status"], "nonimage"))["reason"]
+            other.update(kinds.to_pylist())
+            target.write_table(table.replace_schema_metadata(schema.metadata))
         if attached.private:
-            table.write_table(_table(attached.private))
+            target.write_table(_table(attached.private))
     return {
         "images_without_patient": patients_missing,
         "non_images": dict(sorted(other.items())),
     }
+
+
+def _with_patients(table: pa.Table, patients: dict[str, str]) -> pa.Table:
+    """Put the patients that a table gave in place of those of the files."""
+    if not patients:
+        return table
+    pairs = zip(table["image_id"].to_pylist(), table["patient"].to_pylist(), strict=True)
+    known = [patients.get(image_id, patient) for image_id, patient in pairs]
+    place = table.schema.get_field_index("patient")
+    return table.set_column(place, table.schema.field(place), pa.array(known, pa.string()))
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -121,7 +135,10 @@ def _write_index(out: Path, stems: Sequence[Path], attached: Attached) -> None:
         schema=pa.schema([schema.field(n) for n in [*_SET_LATE, *schema.names[len(INDEX) :]]]),
         preserve_index=False,
     )
-    with atomic_writer(out / "index.parquet") as stream, table_writer(stream, schema) as table:
+    with (
+        atomic_writer(out / "index.parquet") as stream,
+        table_writer(stream, schema, lasting=True) as table,
+    ):
         start = 0
         for batch in _batches(stems, "index"):
             here = late.slice(start, batch.num_rows)

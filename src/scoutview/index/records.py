@@ -16,7 +16,7 @@ from scoutview.index.privacy import (
     without_names,
     word,
 )
-from scoutview.index.schema import HEADER, PRIVATE
+from scoutview.index.schema import PRIVATE
 from scoutview.index.walk import SeenFile
 from scoutview.pixels.geometry import direction_code, orientation_code
 from scoutview.pixels.headers import Found, Header, Locator, NonImage, Problem
@@ -239,6 +239,3 @@ def stacks(row: dict[str, Any]) -> bool:
         and row["n_slices"] == 1
         and not row["localizer"]
     )
-
-
-HEADER_COLUMNS: Final = tuple(field.name for field in HEADER)

@@ -7,7 +7,6 @@ on where it stopped. It runs in worker processes and holds one chunk, or one buc
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from scoutview.base.files import atomic_writer
 from scoutview.index.privacy import PRIVATE_MODE
 from scoutview.index.records import Rows, records
-from scoutview.index.schema import INDEX, PRIVATE, PROBLEMS
+from scoutview.index.schema import HEADER, INDEX, PRIVATE, PROBLEMS
 from scoutview.index.volumes import group_rows, in_groups
 from scoutview.index.walk import SeenFile
 
@@ -27,6 +26,16 @@ ROWS_AT_ONCE: Final = 2048
 
 GROUPED: Final = INDEX.append(pa.field("values", pa.map_(pa.string(), pa.float64())))
 """Rows of the index with the labels of their source, before tables are joined."""
+
+
+_NOT_LOOKED_AT: Final = frozenset(
+    {
+        "image_id", "order", "mtime_ns", "signature", "body_part", "projection", "laterality",
+        "frames", "bits_stored", "spacing_z", "orientation", "window_center", "window_width",
+        "voi_lut", "photometric", "burned_in", "secondary_capture",
+    }
+)  # fmt: skip
+_LOOKED_AT: Final = [name for name in PRIVATE.names if name not in _NOT_LOOKED_AT]
 
 
 @dataclass(frozen=True)
@@ -71,27 +80,60 @@ def group(job: GroupJob) -> Path:
     Returns:
         The path without suffix of the three results.
     """
-    # One bucket is bounded, so sorting it in memory is.
-    table = pq.read_table(job.bucket, use_threads=False).sort_by("group")
-    index, private, problems = Rows(GROUPED), Rows(PRIVATE), Rows(PROBLEMS)
-    with (
-        part_writer(job.out, "index", GROUPED) as index_out,
-        part_writer(job.out, "private", PRIVATE) as private_out,
-        part_writer(job.out, "problems", PROBLEMS) as problems_out,
-    ):
-        pairs = ((index, index_out), (private, private_out), (problems, problems_out))
-        for rows in in_groups(_rows(table)):
-            grouped = group_rows(rows, job.key)
-            for new, (collected, out) in zip(
-                (grouped.index, grouped.private, grouped.problems), pairs, strict=True
-            ):
-                for row in new:
-                    collected.add(row)
-                if len(collected) >= ROWS_AT_ONCE:
-                    out.write_table(collected.take())
-        for collected, out in pairs:
-            out.write_table(collected.take())
+    # One bucket is bounded, so sorting it in memory is. Ties stay in the order of their names.
+    table = pq.read_table(job.bucket, use_threads=False)
+    table = table.sort_by([("group", "ascending"), ("name", "ascending"), ("item", "ascending")])
+    image_ids, orders = [""] * len(table), [-1] * len(table)
+    index: list[dict[str, Any]] = []
+    problems = Rows(PROBLEMS)
+    for rows in in_groups(_rows(table)):
+        grouped = group_rows(rows, job.key)
+        index += grouped.index
+        for problem in grouped.problems:
+            problems.add(problem)
+        for row in grouped.private:
+            image_ids[row["at"]], orders[row["at"]] = row["image_id"], row["order"]
+    private = _replaced(table, {"image_id": image_ids, "order": orders})
+    _write_part(job.out, "index", _index_table(table, index))
+    _write_part(job.out, "private", private)
+    _write_part(job.out, "problems", problems.take())
     return job.out
+
+
+def _index_table(table: pa.Table, index: list[dict[str, Any]]) -> pa.Table:
+    """Take the header columns of each image from its row; only volumes change some."""
+    taken = table.take(pa.array([row["at"] for row in index], pa.int64()))
+    changed = {n: row for n, row in enumerate(index) if row["changed"]}
+    columns = []
+    for field in GROUPED:
+        name = field.name
+        changes = {n: row["changed"][name] for n, row in changed.items() if name in row["changed"]}
+        if name in HEADER.names and not changes:
+            columns.append(taken.column(name))
+            continue
+        values = (
+            taken.column(name).to_pylist() if name in HEADER.names else [row[name] for row in index]
+        )
+        for n, value in changes.items():
+            values[n] = value
+        columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=GROUPED)
+
+
+def _replaced(table: pa.Table, columns: dict[str, list[Any]]) -> pa.Table:
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(place)
+        table = table.set_column(place, field, pa.array(values, field.type))
+    return table
+
+
+def _write_part(stem: Path, name: str, table: pa.Table) -> None:
+    with (
+        atomic_writer(part_path(stem, name), mode=PRIVATE_MODE) as stream,
+        table_writer(stream, table.schema) as out,
+    ):
+        out.write_table(table, row_group_size=ROWS_AT_ONCE)
 
 
 def part_path(stem: Path, name: str) -> Path:
@@ -99,24 +141,23 @@ def part_path(stem: Path, name: str) -> Path:
     return stem.with_name(f"{stem.name}.{name}.parquet")
 
 
-@contextmanager
-def part_writer(stem: Path, name: str, schema: pa.Schema) -> Iterator[Any]:
-    """Open a Parquet writer of one private part, whole or absent."""
-    with (
-        atomic_writer(part_path(stem, name), mode=PRIVATE_MODE) as stream,
-        table_writer(stream, schema) as out,
-    ):
-        yield out
-
-
-def table_writer(stream: Any, schema: pa.Schema) -> Any:
-    """Open a Parquet writer with the settings of all tables."""
-    return pq.ParquetWriter(stream, schema, compression="zstd", compression_level=1)
+def table_writer(stream: Any, schema: pa.Schema, *, lasting: bool = False) -> Any:
+    """Open a Parquet writer; tables that do not last are written fast, not small."""
+    if lasting:
+        return pq.ParquetWriter(stream, schema, compression="zstd", compression_level=1)
+    return pq.ParquetWriter(
+        stream, schema, compression="none", use_dictionary=False, write_statistics=False
+    )
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+    """Yield the columns that grouping looks at, and `at`, the row's place in the table."""
+    at = 0
+    for batch in table.select(_LOOKED_AT).to_batches(max_chunksize=ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            row["at"] = at
+            at += 1
+            yield row
 
 
 def csv_lines(rows: Iterable[dict[str, Any]]) -> bytes:

@@ -6,11 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from scoutview.index.privacy import image_key, pseudonym, without_names
-from scoutview.index.records import HEADER_COLUMNS, STACKED, header, plane_code, stacks
+from scoutview.index.records import STACKED, header, plane_code, stacks
 from scoutview.pixels.headers import Locator, Problem
 from scoutview.pixels.series import Assembly, assemble
 
 Row = dict[str, Any]
+
+_SAME: Final = (
+    "size", "position", "direction", "instance_number", "height", "width", "n_slices", "channels",
+    "dtype", "slope", "intercept", "transfer_syntax",
+)  # fmt: skip
+"""What two files of one image id must share to count as one file copied."""
 
 _ANOTHER_VOLUME: Final = frozenset({"mixed_orientation", "mixed_geometry"})
 """Findings of slices that do not belong to this volume but may make another one."""
@@ -21,7 +27,7 @@ class Grouped:
     """What one group of rows became."""
 
     index: list[Row] = field(default_factory=list)
-    """Rows of the index, with the labels of their source in `values`."""
+    """New images: ids, kind, `at` (the row whose header they have) and `changed` header values."""
     private: list[Row] = field(default_factory=list)
     """The rows that came, now with `image_id` and `order`."""
     problems: list[Row] = field(default_factory=list)
@@ -68,7 +74,7 @@ def _add_stacks(out: Grouped, rest: list[Row], key: bytes) -> None:
     planes: list[str] = []
     first = rest[0]
     while rest:
-        by_place = {_place(header(row).locator): row for row in rest}
+        by_place = {(row["path"], row["member"], row["item"]): row for row in rest}
         assembly = assemble([header(row) for row in rest])
         used = [by_place[_place(part.locator)] for part in assembly.slices]
         planes.append(_plane(used[0]))
@@ -82,7 +88,9 @@ def _add_stacks(out: Grouped, rest: list[Row], key: bytes) -> None:
                 if finding.reason not in _ANOTHER_VOLUME
             ]
         else:
-            # One position, or none, is no stack: every file is an image of its own.
+            # One position is no stack: every file is an image of its own.
+            if len(by_place) > len(rest) + 1:
+                out.problems.append(_one_position(used[0]))
             for place, row in by_place.items():
                 if place not in again:
                     _add_image(out, row, key)
@@ -105,8 +113,7 @@ def _add_volume(out: Grouped, plane: str, used: list[Row], assembly: Assembly, k
     image_id = pseudonym(key, "image", f"{middle['series']}|{plane}")
     spacing = assembly.spacing or (math.nan, math.nan, math.nan)
     direction = tuple(round(cosine, 4) for cosine in assembly.direction or ())
-    row = _index_row(middle, image_id, key) | {
-        "kind": "volume",
+    changed = {
         "n_slices": len(used),
         "spacing_z": spacing[0],
         "spacing_y": spacing[1],
@@ -114,7 +121,7 @@ def _add_volume(out: Grouped, plane: str, used: list[Row], assembly: Assembly, k
         "gantry_tilt": assembly.gantry_tilt,
         "orientation": plane_code(direction) if direction else "",
     }
-    out.index.append(row)
+    out.index.append(_index_row(middle, image_id, key) | {"kind": "volume", "changed": changed})
     for order, member in enumerate(used):
         member["image_id"], member["order"] = image_id, order
     if len({(member["slope"], member["intercept"]) for member in used}) > 1:
@@ -136,7 +143,9 @@ def _add_image(out: Grouped, row: Row, key: bytes) -> None:
 
 
 def _index_row(row: Row, image_id: str, key: bytes) -> Row:
-    return {name: row[name] for name in HEADER_COLUMNS} | {
+    return {
+        "at": row["at"],
+        "changed": {},
         "image_id": image_id,
         "image_key": image_key(image_id),
         "patient_id": _patient(row, image_id, key),
@@ -191,8 +200,7 @@ def _is_localizer(row: Row) -> bool:
 def _is_copy(row: Row, taken: dict[str, Row]) -> bool:
     """Say whether an image with this id, size and header came before."""
     first = taken.get(row["image"])
-    same = ("size", "position", "instance_number", *HEADER_COLUMNS)
-    return first is not None and all(_equal(first[name], row[name]) for name in same)
+    return first is not None and all(_equal(first[name], row[name]) for name in _SAME)
 
 
 def _equal(a: object, b: object) -> bool:
@@ -214,6 +222,15 @@ def _same_id(row: Row) -> Row:
         "duplicate_id",
         "Another file carries the same image id but differs; this one got an id of its own.",
         "Give one of the two files a new id, or delete it.",
+    )
+
+
+def _one_position(row: Row) -> Row:
+    return _problem(
+        row,
+        "duplicate_position",
+        "All slices of the series lie at one position; each became an image of its own.",
+        "Export repeated acquisitions as series of their own, with their positions.",
     )
 
 
