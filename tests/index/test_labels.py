@@ -1,0 +1,186 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from scoutview.base.errors import ConfigError, DataError, JoinError
+from scoutview.index.config import LabelColumn, LabelTable
+from scoutview.index.join import Keys
+from scoutview.index.labels import Label, from_source, join_labels, target_names, targets
+
+NAMES = ["src/a/001.png", "src/a/002.png", "src/b/003.png", "src/b/004.png"]
+
+
+@pytest.fixture
+def keys():
+    return Keys(
+        pd.DataFrame(
+            {
+                "image_id": ["i1", "i2", "i3", "i4"],
+                "name": NAMES,
+                "image": ["1.2.1", "1.2.2", "1.2.3", "1.2.4"],
+                "series": ["9.1", "9.1", "9.2", "9.2"],
+                "study": ["8.1"] * 4,
+                "patient": ["P-1", "P-1", "P-2", "P-2"],
+            }
+        )
+    )
+
+
+def table(tmp_path, text, **settings):
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    return LabelTable(table=path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"),
+    [
+        (["a/001.png", "a/002.png", "b/003.png", "b/004.png"], "path"),
+        (["elsewhere/001.png", "002.png", "./003.png", "x\\004.png"], "name"),
+        (["001", "002", "003", "004"], "stem"),
+        (["1.2.1", "1.2.2", "1.2.3", "1.2.4"], "image"),
+    ],
+)
+def test_join__any_id_of_an_image_matches(tmp_path, keys, ids, kind):
+    text = "id,sick\n" + "\n".join(f"{name},{n % 2}" for n, name in enumerate(ids))
+    joined = join_labels(table(tmp_path, text), keys)
+    assert joined.match.kind == kind
+    assert joined.columns["sick"].to_dict() == {"i1": 0, "i2": 1, "i3": 0, "i4": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "sick"),
+    [
+        ("who,sick\nP-1,1\nP-2,0\n", "patient", [1, 1, 0, 0]),
+        ("series,sick\n9.2,1\n", "series", [None, None, 1, 1]),
+        ("study,sick\n8.1,1\n", "study", [1, 1, 1, 1]),
+    ],
+)
+def test_join__a_patients_label_goes_to_all_images(tmp_path, keys, text, kind, sick):
+    joined = join_labels(table(tmp_path, text), keys)
+    assert joined.match.kind == kind
+    got = joined.columns["sick"].to_dict()
+    assert [got.get(f"i{n}") for n in (1, 2, 3, 4)] == sick
+
+
+def test_join__reads_missing_and_uncertain(tmp_path, keys):
+    text = "id,sick,note\n001,u,x\n002,-1.0,y\n003,,z\n004,1,w\n"
+    joined = join_labels(table(tmp_path, text), keys)
+    assert joined.labels == [Label("sick", "binary")]
+    np.testing.assert_equal(joined.columns["sick"].to_numpy(), [-1, -1, np.nan, 1])
+
+
+def test_join__splits_cells_of_several_findings(tmp_path, keys):
+    text = "id,found\n001,Mass|Nodule\n002,No Finding\n003,Nodule\n004,\n"
+    column = LabelColumn(name="found", kind="multilabel")
+    joined = join_labels(table(tmp_path, text, columns=(column,)), keys)
+    np.testing.assert_equal(
+        joined.columns[["Mass", "Nodule"]].to_numpy(), [[1, 1], [0, 0], [0, 1], [np.nan, np.nan]]
+    )
+
+
+def test_join__reads_tsv_semicolons_and_parquet_alike(tmp_path, keys):
+    frame = pd.DataFrame({"id": ["001", "002"], "sick": [1, 0]})
+    frame.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    frame.to_csv(tmp_path / "t.csv", sep=";", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    for name in ("t.tsv", "t.csv", "t.parquet"):
+        joined = join_labels(LabelTable(table=tmp_path / name), keys)
+        assert joined.columns["sick"].to_dict() == {"i1": 1.0, "i2": 0.0}, name
+
+
+def test_join__no_match_shows_masked_examples_and_the_nearest_column(tmp_path, keys):
+    text = "person,file,sick\nMiller-77,001,1\nSmith-12,002,0\nBauer-3,003,0\nKlein-4,004,1\n"
+    with pytest.raises(JoinError) as error:
+        join_labels(table(tmp_path, text, id_column="person"), keys)
+    message = str(error.value)
+    assert "AAAAAA-99, AAAAA-99, AAAAA-9" in message
+    assert "999.AAA" in message
+    assert "'file'" in message
+    assert "Miller" not in message
+    assert "001" not in message
+
+
+def test_join__without_any_matching_column_is_an_error(tmp_path, keys):
+    with pytest.raises(JoinError, match="belong together"):
+        join_labels(table(tmp_path, "id,sick\nx,1\ny,0\n"), keys)
+
+
+def test_join__an_accidental_match_of_few_values_is_not_trusted(tmp_path, keys):
+    text = "who,sick,grade\n" + "\n".join(f"x{n},0,{'001' if n == 0 else n}" for n in range(50))
+    with pytest.raises(JoinError, match="comes nearest"):
+        join_labels(table(tmp_path, text), keys)
+
+
+def test_join__two_values_for_one_image_are_an_error(tmp_path, keys):
+    with pytest.raises(JoinError, match=r"more than once .* 999"):
+        join_labels(table(tmp_path, "id,sick\n001,1\n001,0\n002,0\n"), keys)
+    same = join_labels(table(tmp_path, "id,sick\n001,1\n001,1\n002,0\n"), keys)
+    assert len(same.columns) == 2
+
+
+def test_join__a_name_of_several_images_is_an_error(tmp_path):
+    frame = pd.DataFrame({"image_id": ["i1", "i2"], "name": ["s/a/1.png", "s/b/1.png"]})
+    keys = Keys(frame.assign(image="", series="", study="", patient=""))
+    with pytest.raises(JoinError, match="several images"):
+        join_labels(table(tmp_path, "id,sick\n1.png,1\n"), keys)
+
+
+def test_join__unknown_values_are_an_error(tmp_path, keys):
+    column = LabelColumn(name="sick", kind="binary")
+    with pytest.raises(JoinError, match=r"unknown values, as AAAAA\?"):
+        join_labels(table(tmp_path, "id,sick\n001,maybe?\n002,1\n", columns=(column,)), keys)
+    column = LabelColumn(name="type", classes=("glioma", "other"))
+    with pytest.raises(JoinError, match="Known: glioma, other"):
+        join_labels(table(tmp_path, "id,type\n001,gliom\n", columns=(column,)), keys)
+
+
+def test_join__free_text_is_no_label(tmp_path, keys):
+    text = "id,story\n001," + "a long story " * 8 + "\n002,short\n"
+    with pytest.raises(JoinError, match="free text"):
+        join_labels(table(tmp_path, text, columns=("story",)), keys)
+
+
+def test_join__a_wrong_column_names_the_nearest(tmp_path, keys):
+    with pytest.raises(JoinError, match="Did you mean 'sick'"):
+        join_labels(table(tmp_path, "id,sick\n001,1\n002,1\n", columns=("sik",)), keys)
+
+
+def test_join__reads_patients_and_splits(tmp_path, keys):
+    text = "id,who,part\n001,A,Training\n002,A,train\n003,B,validation\n004,C,test\n"
+    joined = join_labels(table(tmp_path, text, patient_column="who", split_column="part"), keys)
+    assert list(joined.splits) == ["train", "train", "val", "test"]
+    assert list(joined.patients) == ["A", "A", "B", "C"]
+    with pytest.raises(JoinError, match="train, val or test"):
+        join_labels(table(tmp_path, "id,part\n001,holdout\n", split_column="part"), keys)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("ones", 1.0), ("zeros", 0.0), ("ignore", np.nan)]
+)
+def test_targets__uncertain_counts_as_the_policy_says(policy, expected):
+    frame = pd.DataFrame({"sick": [1.0, 0.0, -1.0, np.nan], "type": ["a", "", "b", "a"]})
+    labels = [Label("sick", "binary"), Label("type", "multiclass", ("a", "b"))]
+    np.testing.assert_equal(
+        targets(frame, labels, policy),
+        [[1, 1, 0], [0, np.nan, np.nan], [expected, 0, 1], [np.nan, 1, 0]],
+    )
+    assert target_names(labels) == ["sick", "type=a", "type=b"]
+    assert frame["sick"][2] == -1, "the table itself must not change"
+
+
+def test_targets__refuses_unknown_policies_and_classes():
+    frame = pd.DataFrame({"type": ["a", "c"]})
+    label = Label("type", "multiclass", ("a", "b"))
+    with pytest.raises(ConfigError, match="'ones'"):
+        targets(frame, [label], "one")
+    with pytest.raises(DataError, match="1 values"):
+        targets(frame, [label], "ones")
+
+
+def test_from_source__tells_binary_from_classes():
+    labels, columns = from_source(
+        {"sick": np.array([0, 1, np.nan]), "organ": np.array([2.0, np.nan, 10.0])}
+    )
+    assert labels == [Label("sick", "binary"), Label("organ", "multiclass", ("2", "10"))]
+    assert list(columns["organ"]) == ["2", "", "10"]
