@@ -78,7 +78,8 @@ def _sample(table: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
 
 def _write_sheet(cohort: Cohort, rows: pd.DataFrame, path: Path) -> Path:
     pictures, captions, spacings = [], [], []
-    for record in rows.to_dict("records"):
+    for values in rows.to_dict("records"):
+        record = {str(name): value for name, value in values.items()}
         try:
             pictures.append(_picture(cohort, record))
         except DataError as error:

@@ -38,6 +38,10 @@ for _verb, _help in _VERBS.items():
 
 def main() -> None:
     """Run the command line; errors that scoutview raises on purpose end with status 2."""
+    if set(sys.argv[1:2]) & set(_VERBS):
+        from scoutview.cli.terminal import show_messages
+
+        show_messages()
     try:
         app()
     except ScoutviewError as error:
