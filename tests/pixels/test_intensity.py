@@ -82,6 +82,15 @@ def test_percentiles__are_numpys_and_ignore_undefined_pixels():
     assert unit[-2] == 0
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32"])
+@pytest.mark.parametrize(("low", "high"), [(0, 100), (0.5, 99.5), (33, 66.6)])
+def test_percentiles__of_integers_equal_numpys(dtype, low, high):
+    kind = np.iinfo(dtype)
+    values = RNG.integers(max(kind.min, -900), min(kind.max, 3000), (37, 41)).astype(dtype)
+    found = limits(values, policy=Percentiles(low=low, high=high))
+    assert found == pytest.approx(tuple(np.percentile(values, (low, high))))
+
+
 @pytest.mark.parametrize("policy", [Window(center=-500, width=900), Percentiles(), FullRange(),
                                     FileWindow()])  # fmt: skip
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])

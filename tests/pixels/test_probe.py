@@ -224,6 +224,24 @@ def test_probe_and_read__survive_changed_bytes(path, tmp_path):
                     read(found.locator)
 
 
+@pytest.mark.parametrize("name", ["MR_small_RLE", "emri_small_RLE", "MR_small_jp2klossless",
+                                  "SC_rgb_jpeg_dcmtk", "JPGExtended",
+                                  "MR_small_jpeg_ls_lossless"])  # fmt: skip
+def test_read__damaged_compressed_pixels_are_problems_not_crashes(name, tmp_path):
+    # Some decoders panic outside of Exception, some return too few frames.
+    original = np.frombuffer((CT.parent / f"{name}.dcm").read_bytes(), dtype=np.uint8)
+    rng = np.random.default_rng(2)
+    for size in rng.integers(1, 200, 12):
+        data = original.copy()
+        start = len(data) - int(rng.integers(size, len(data) // 2))
+        data[start : start + size] = rng.integers(0, 256, size)
+        (tmp_path / "x").write_bytes(data.tobytes())
+        for found in probe(tmp_path / "x"):
+            if isinstance(found, Header):
+                with suppress(PixelError):
+                    assert read(found.locator).shape[: len(found.shape)] == found.shape
+
+
 def test_pixel_error__travels_between_processes():
     error = PixelError(problem(Locator("x"), "truncated", "Cut."))
     assert pickle.loads(pickle.dumps(error)).problem == error.problem

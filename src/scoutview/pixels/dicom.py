@@ -39,8 +39,8 @@ from scoutview.pixels.source import Source
 
 _READ_ERRORS: Final = (
     ArithmeticError, AssertionError, AttributeError, BytesLengthException, EOFError,
-    InvalidDicomError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
-    ValueError, struct.error, zlib.error,
+    InvalidDicomError, LookupError, MemoryError, OSError, RuntimeError, StopIteration, SyntaxError,
+    TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom and the decoders raise for damaged files."""
 
@@ -516,9 +516,12 @@ def decode(source: Source, locator: Locator, *, palette: bool = True) -> NDArray
             values, dataset = _decode(stream, locator.item)
             if palette and dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
                 values = apply_color_lut(values, dataset)
-    except _READ_ERRORS as error:
+    except BaseException as error:
+        # A panic of a decoder written in Rust derives from BaseException and has no public name.
+        if not isinstance(error, _READ_ERRORS) and type(error).__module__ != "pyo3_runtime":
+            raise
         detail = f"The pixels cannot be decoded ({type(error).__name__})."
-        raise PixelError(problem(locator, "truncated", detail)) from error
+        raise PixelError(problem(locator, "damaged", detail)) from error
     return values
 
 
@@ -564,5 +567,7 @@ def _decode_twelve_bit(stream: BinaryIO, index: int | None) -> tuple[NDArray[Any
         )
         for i in wanted
     ]
+    if any(frame.shape != (dataset.Rows, dataset.Columns) for frame in frames):
+        raise ValueError("the header and the JPEG stream differ in size")
     values = np.stack(frames) if index is None and count > 1 else frames[0]
     return values.astype(np.int16 if dataset.PixelRepresentation else np.uint16), dataset

@@ -16,6 +16,7 @@ _KINDS: Final = {
     "66.8": "segmentation",
     "67": "real_world_mapping",
     "68.1": "surface",
+    "68.2": "surface",
     "4.2": "spectroscopy",
     "30": "parametric_map",
     "481.2": "dose",

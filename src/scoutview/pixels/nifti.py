@@ -186,7 +186,7 @@ def decode(source: Source, zipped: bool, locator: Locator) -> NDArray[Any]:
             return _values(stream, layout, locator.item)
     except NIFTI_ERRORS as error:
         detail = f"The pixels cannot be decoded ({type(error).__name__})."
-        raise PixelError(problem(locator, "truncated", detail)) from error
+        raise PixelError(problem(locator, "damaged", detail)) from error
 
 
 def _values(stream: BinaryIO, layout: _Layout, item: int) -> NDArray[Any]:

@@ -107,7 +107,7 @@ def decode(locator: Locator) -> NDArray[Any]:
         return values if locator.item < 0 else values[locator.item]
     except ARCHIVE_ERRORS as error:
         detail = f"The array cannot be decoded ({type(error).__name__})."
-        raise PixelError(problem(locator, "truncated", detail)) from error
+        raise PixelError(problem(locator, "damaged", detail)) from error
 
 
 @lru_cache(maxsize=3)

@@ -78,12 +78,17 @@ def probe(path: str | Path) -> Iterator[Found]:
         return
     with source:
         try:
-            yield from _identify(source, locator, depth=0)
+            yield from identify(source, locator)
         except OSError as error:
             yield problem(locator, "unreadable", f"The file cannot be read ({error.strerror}).")
 
 
-def _identify(source: Source, locator: Locator, depth: int) -> Iterator[Found]:
+def identify(source: Source, locator: Locator, depth: int = 0) -> Iterator[Found]:
+    """Say what a source holds, as `probe` does for a file; `depth` counts archives around it.
+
+    Raises:
+        OSError: The source cannot be read.
+    """
     if source.size == 0:
         yield problem(locator, "empty", "The file has no content.")
         return
@@ -166,7 +171,7 @@ def _identify_member(
         return
     try:
         source = archive.MemberSource(opened, info)
-        yield from _identify(source, place, depth + 1)
+        yield from identify(source, place, depth + 1)
     except archive.ARCHIVE_ERRORS:
         yield problem(place, "damaged", "The archive's member cannot be unpacked.")
 

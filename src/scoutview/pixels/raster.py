@@ -78,8 +78,8 @@ def _pixel_type(image: Image.Image) -> tuple[str, int]:
 def _is_deep_colour(image: Image.Image) -> bool:
     """Tell whether a colour image has 16 bits, which Pillow hides."""
     if image.format == "TIFF":
-        bits = image.tag_v2.get(258, (8,))  # type: ignore[attr-defined]
-        return max(bits if isinstance(bits, tuple) else (bits,)) > 8
+        bits = _several(image.tag_v2.get(258, 8))  # type: ignore[attr-defined]
+        return max(bits) > 8
     return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
@@ -87,12 +87,12 @@ def _is_whole(image: Image.Image, source: Source) -> bool:
     """Look for the format's end mark, without decoding."""
     if image.format == "TIFF":
         tags: dict[int, Any] = image.tag_v2  # type: ignore[attr-defined]
-        return not any(
-            start + count > source.size
-            for offsets, counts in _STRIPS
-            if offsets in tags and counts in tags
-            for start, count in zip(_several(tags[offsets]), _several(tags[counts]), strict=False)
-        )
+        last = 0
+        for offsets, counts in _STRIPS:
+            if offsets in tags and counts in tags:
+                pairs = zip(_several(tags[offsets]), _several(tags[counts]), strict=False)
+                last = max(last, *(start + count for start, count in pairs))
+        return last <= source.size
     end = b"IEND" if image.format == "PNG" else b"\xff\xd9"
     if end in source.read_at(max(0, source.size - _TAIL), _TAIL):
         return True
@@ -129,7 +129,7 @@ def decode(source: Source, locator: Locator, *, palette: bool = True) -> NDArray
         return values[0] if len(values) == 1 else np.stack(values)
     except _RASTER_ERRORS as error:
         detail = f"The pixels cannot be decoded ({type(error).__name__})."
-        raise PixelError(problem(locator, "truncated", detail)) from error
+        raise PixelError(problem(locator, "damaged", detail)) from error
 
 
 def _page(image: Image.Image, page: int, palette: bool) -> NDArray[Any]:

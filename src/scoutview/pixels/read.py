@@ -12,6 +12,7 @@ from scoutview.pixels.archive import ARCHIVE_ERRORS, open_parts, split
 from scoutview.pixels.dicom_header import FIRST_READ, starts_like_dicom
 from scoutview.pixels.findings import PixelError, problem
 from scoutview.pixels.headers import Locator, Problem
+from scoutview.pixels.probe import identify
 from scoutview.pixels.source import FileSource, Source
 
 _GZIP = b"\x1f\x8b"
@@ -66,12 +67,21 @@ def _read_one(locator: Locator, palette: bool) -> NDArray[Any]:
         if array:
             return npz.decode(locator)
         with closing(source) if isinstance(source, FileSource) else nullcontext():
-            return _decode(source, locator, palette)
+            try:
+                return _decode(source, locator, palette)
+            except PixelError as error:
+                raise _explained(error, source) from error
     except FileNotFoundError as error:
         raise PixelError(problem(locator, "unreadable", "The file is not there.")) from error
     except ARCHIVE_ERRORS as error:
         detail = f"The file cannot be opened ({type(error).__name__})."
         raise PixelError(problem(locator, "unreadable", detail)) from error
+
+
+def _explained(error: PixelError, source: Source) -> PixelError:
+    """Let the header say why, where it can: a truncated file is more than a damaged one."""
+    found = next(identify(source, error.problem.locator))
+    return PixelError(found) if isinstance(found, Problem) else error
 
 
 def _decode(source: Source, locator: Locator, palette: bool) -> NDArray[Any]:
