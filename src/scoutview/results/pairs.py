@@ -117,7 +117,7 @@ def _pair(scored: Scored, a: str, b: str, fraction: float, family: str) -> Pair:
         t=t,
         p_holm=math.nan,
         bootstrap=_bootstrap_difference(of_a, of_b),
-        delong=_delong_difference(of_a, of_b, scored.labels),
+        delong=delong_difference(of_a, of_b, scored.labels),
         wilcoxon=rank,
     )
 
@@ -139,13 +139,18 @@ def _bootstrap_difference(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Com
     return Comparison(difference, float(low), float(high), p, n, test, note)
 
 
-def _delong_difference(
+def delong_difference(
     a: Sequence[ScoredRun], b: Sequence[ScoredRun], labels: Sequence[str]
 ) -> Comparison:
     """Compare the mean AUC over seeds with DeLong's covariance of all their score vectors.
 
     The mean of AUCs is a linear contrast of correlated AUCs, so its variance follows from their
     covariance. Folds have different patients: their variances add.
+
+    Args:
+        a: Runs of one arm.
+        b: Runs of the other, on the same test images.
+        labels: With several there is no test, because DeLong compares one label.
     """
     test = "paired DeLong of the mean over seeds"
     nan = math.nan
