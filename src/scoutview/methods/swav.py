@@ -68,12 +68,9 @@ class SwAVConfig(MethodConfig):
         """Keep queue and prototypes within the data."""
         images = f"there are {dataset_size} training images"
         whole = max(batch_size, dataset_size // batch_size * batch_size)
-        if 0 < self.queue_length < batch_size:
-            raise ConfigError(
-                f"queue_length must be 0 or hold at least the batch of {batch_size}, got"
-                f" {self.queue_length}; raise it to {whole} or lower batch_size."
-            )
-        config, notes = lowered(self, "queue_length", whole, images)
+        config, notes = self._queue_for(batch_size)
+        config, more = lowered(config, "queue_length", whole, images)
+        notes += more
         if "prototypes" in self.model_fields_set:
             config, more = lowered(config, "prototypes", dataset_size, images)
         else:  # ten images per cluster, so that a cluster can say more than an image
@@ -86,6 +83,20 @@ class SwAVConfig(MethodConfig):
                 " lower prototypes."
             )
         return config, notes
+
+    def _queue_for(self, batch_size: int) -> tuple["SwAVConfig", list[str]]:
+        """Leave the default queue out where the batch alone is larger, as the paper does."""
+        if self.queue_length == 0 or self.queue_length >= batch_size:
+            return self, []
+        if "queue_length" in self.model_fields_set:
+            raise ConfigError(
+                f"queue_length must be 0 or hold at least the batch of {batch_size}, got"
+                f" {self.queue_length}; raise it, or set it to 0."
+            )
+        note = (
+            f"queue_length lowered from {self.queue_length} to 0, because a batch of {batch_size}"
+        )
+        return self.model_copy(update={"queue_length": 0}), [note + " needs no queue."]
 
 
 class SwAV(Objective):

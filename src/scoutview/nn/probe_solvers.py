@@ -204,7 +204,7 @@ def _minimise(
         optimizer.zero_grad()
         loss = objective()
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss)
+        return float(loss.detach())
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]

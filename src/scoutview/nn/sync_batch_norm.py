@@ -19,8 +19,11 @@ class SyncBatchNorm(_BatchNorm):
     Source: Ioffe & Szegedy, 2015, arXiv:1502.03167; joining of moments: Chan et al., 1983.
     """
 
-    drop: nn.Module
-    act: nn.Module
+    def __init__(self, num_features: int, **options: Any) -> None:
+        """Take the arguments of BatchNorm."""
+        super().__init__(num_features, **options)
+        self.drop: nn.Module = nn.Identity()  # timm's norms may end with these two
+        self.act: nn.Module = nn.Identity()
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's name)
         if input.dim() < 2:
@@ -107,8 +110,8 @@ def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
         track_running_stats=module.track_running_stats,
     )
     new._parameters, new._buffers = module._parameters, module._buffers
-    new.drop = getattr(module, "drop", None) or nn.Identity()
-    new.act = getattr(module, "act", None) or nn.Identity()
+    new.drop = getattr(module, "drop", new.drop)
+    new.act = getattr(module, "act", new.act)
     new.train(module.training)
     return new
 

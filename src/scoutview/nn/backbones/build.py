@@ -1,5 +1,6 @@
 """Any timm network by name, for any number of channels, with or without a small-image stem."""
 
+import difflib
 import logging
 from typing import Any
 
@@ -10,7 +11,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from scoutview.base.config import Config
-from scoutview.base.errors import ConfigError, unknown
+from scoutview.base.errors import ConfigError
 from scoutview.nn.backbones.backbone import Backbone
 from scoutview.nn.backbones.weights import load_file, load_hub
 
@@ -71,11 +72,15 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     """
     base, _ = split_model_name_tag(config.name)
     if not is_model(base):
-        raise unknown("backbone", base, list_models())
+        near = difflib.get_close_matches(base, list_models(), n=3)
+        raise ConfigError(
+            f"Unknown backbone {base!r}. Nearest in timm: {', '.join(near) or 'none'};"
+            " timm.list_models() lists all."
+        )
     try:
         model = timm.create_model(**timm_arguments(config))
-    except TypeError as error:
-        raise ConfigError(f"Backbone {config.name!r} cannot take an option: {error}.") from error
+    except (TypeError, RuntimeError) as error:  # an option or a weight tag it does not have
+        raise ConfigError(f"timm cannot build backbone {config.name!r}: {error}") from error
     reductions, widths = _levels(model)
     if config.small_stem:
         _check_small_stem(model, config)

@@ -1,0 +1,82 @@
+import math
+
+import pytest
+import torch
+
+from scoutview.nn.losses.contrastive import info_nce, nt_xent
+
+
+def pair(n=5, d=7, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, n, d, generator=generator, dtype=torch.float64)
+
+
+def nt_xent_by_hand(z0, z1, temperature):
+    """Equation 1 of arXiv:2002.05709, one anchor at a time."""
+    z = torch.cat([z0, z1])
+    z = z / z.norm(dim=1, keepdim=True)
+    n, total = len(z0), 0.0
+    for i in range(2 * n):
+        sims = [math.exp(float(z[i] @ z[k]) / temperature) for k in range(2 * n)]
+        total -= math.log(sims[(i + n) % (2 * n)] / (sum(sims) - sims[i]))
+    return total / (2 * n)
+
+
+def info_nce_by_hand(query, positive, negatives, temperature):
+    """Equation 1 of arXiv:1911.05722, one query at a time."""
+    total = 0.0
+    for q, k in zip(query, positive, strict=True):
+        own = math.exp(float(q @ k) / temperature)
+        others = sum(math.exp(float(q @ n) / temperature) for n in negatives)
+        total -= math.log(own / (own + others))
+    return total / len(query)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+def test_nt_xent__equals_the_paper_equation(temperature):
+    z0, z1 = pair()
+    expected = nt_xent_by_hand(z0, z1, temperature)
+    assert float(nt_xent(z0, z1, temperature=temperature)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_nt_xent__of_equal_images_is_the_chance_level():
+    z = torch.ones(6, 4, dtype=torch.float64)
+    assert float(nt_xent(z, z, temperature=0.1)) == pytest.approx(math.log(11))
+
+
+def test_nt_xent__does_not_depend_on_scale_or_order():
+    z0, z1 = pair()
+    loss = nt_xent(z0, z1, temperature=0.2)
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(nt_xent(3.0 * z0, 0.1 * z1, temperature=0.2), loss)
+    torch.testing.assert_close(nt_xent(z0[order], z1[order], temperature=0.2), loss)
+    torch.testing.assert_close(nt_xent(z1, z0, temperature=0.2), loss)
+
+
+def test_nt_xent__gradient_equals_finite_differences():
+    z0, z1 = pair(n=3, d=4)
+    z0.requires_grad_()
+    z1.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature=0.5), (z0, z1))
+
+
+def test_nt_xent__sum_of_views_is_twice_the_mean():
+    z0, z1 = pair()
+    mean = nt_xent(z0, z1, temperature=0.1)
+    double = nt_xent(z0, z1, temperature=0.1, reduction="sum_of_views")
+    assert float(double) == pytest.approx(2 * float(mean))
+
+
+def test_info_nce__equals_the_paper_equation():
+    query, positive = torch.nn.functional.normalize(pair(), dim=2)
+    negatives = torch.nn.functional.normalize(pair(n=9, seed=1)[0], dim=1)
+    expected = info_nce_by_hand(query, positive, negatives, 0.2)
+    actual = info_nce(query, positive, negatives, temperature=0.2)
+    assert float(actual) == pytest.approx(expected, rel=1e-12)
+
+
+def test_info_nce__gradient_reaches_the_query_only_when_keys_are_detached():
+    query, positive = torch.nn.functional.normalize(pair(), dim=2)
+    query.requires_grad_()
+    info_nce(query, positive, positive, temperature=0.2).backward()
+    assert query.grad.abs().max() > 0
