@@ -5,7 +5,7 @@ purpose) and addressed by (epoch, image). The same address gives the same number
 workers or processes, and after any resume.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,30 @@ def generator(seed: int, purpose: int, *address: int) -> np.random.Generator:
             key=np.array(key, dtype=np.uint64), counter=np.array(counter, dtype=np.uint64)
         )
     )
+
+
+class Addressed:
+    """One generator that moves from address to address: a tenth of the cost of a new one each time.
+
+    Not for several threads at once.
+    """
+
+    def __init__(self, seed: int, purpose: int) -> None:
+        self._generator = generator(seed, purpose)
+        self._state: Any = self._generator.bit_generator.state
+        self._counter = self._state["state"]["counter"]
+
+    def at(self, *address: int) -> np.random.Generator:
+        """Move to an address; what `generator` gives for it, until the next move.
+
+        Args:
+            address: At most three integers, for example (epoch, image_key).
+        """
+        self._counter[:] = 0
+        for place, word in enumerate(address, start=1):
+            self._counter[place] = word & 0xFFFFFFFFFFFFFFFF
+        self._generator.bit_generator.state = self._state
+        return self._generator
 
 
 def permuted(

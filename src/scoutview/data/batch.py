@@ -1,7 +1,7 @@
 """The one thing that every method and task receives."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
@@ -62,4 +62,5 @@ class Batch:
                 return Text(*(move(getattr(value, f.name)) for f in fields(value)))  # type: ignore[arg-type]
             return value
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        moved: dict[str, Any] = {f.name: move(getattr(self, f.name)) for f in fields(self)}
+        return replace(self, **moved)

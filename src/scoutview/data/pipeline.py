@@ -16,13 +16,15 @@ class ViewPipeline(Protocol):
     @property
     def sizes(self) -> Sequence[tuple[int, ...]]:
         """Size `*S` of every view, in order; views of one size stand together."""
+        ...
 
     def draw(self, shape: tuple[int, ...], generator: np.random.Generator) -> Sequence[Any]:
         """Draw the parameters of all views of one image.
 
         Args:
             shape: `*S` of the stored image.
-            generator: The generator of this image in this epoch. Every parameter takes a fixed slot.
+            generator: The generator of this image in this epoch; every parameter takes a fixed
+                slot. It is only valid during the call.
 
         Returns:
             One parameter object per view, in the order of `sizes`.
@@ -31,12 +33,17 @@ class ViewPipeline(Protocol):
     def geometry(self, params: Any) -> NDArray[np.float32]:
         """Return the (ndim, ndim + 1) map from view to stored index coordinates of one view."""
 
+    def bounding_box(
+        self, params: Sequence[Any], shape: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return start and stop of the part of an image that gives the same views as the whole."""
+
     def apply(
         self,
         image: NDArray[Any],
         params: Sequence[Any],
         out: Sequence[NDArray[Any]],
-        origin: tuple[int, ...],
+        origin: tuple[int, ...] = (0, 0),
     ) -> None:
         """Write all views of one image.
 

@@ -97,8 +97,8 @@ class PermutationSampler:
 class GroupSampler:
     """Equal parts of every modality group in every batch and on every process.
 
-    Each group has its own stream of permutations and starts again when it is through, so small groups
-    are seen more often. Inside a process's part the groups alternate.
+    Each group has its own stream of permutations and starts again when it is through, so small
+    groups are seen more often. Inside a process's part the groups alternate.
     """
 
     def __init__(
