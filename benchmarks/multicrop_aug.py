@@ -1,9 +1,9 @@
 """Multi-crop views, 2 x 224 + 6 x 96 from one 512 x 512 uint16 radiograph, per core.
 
-Paired in one run with torchvision v2 on tensors and v1 on PIL images (the same random choices: crop,
-flip, brightness and contrast, blur) and with a floor of 8 bare `cv2.resize` calls. Before the clock
-runs, the views are compared with torchvision's antialiased resize of the same crops: a fast kernel
-with wrong pixels counts for nothing.
+Paired in one run with torchvision v2 on tensors and on PIL images (the same kinds of change: crop,
+flip, brightness and contrast, blur) and with a floor of 8 bare `cv2.resize` calls. Ours includes
+the generator and the drawing. Before the clock runs, the views are compared with torchvision's
+antialiased resize of the same crops: a fast kernel with wrong pixels counts for nothing.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/multicrop_aug.py --out multicrop_aug.json
 """
@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as tvf
 from scoutview.base.randomness import VIEWS, generator
 from scoutview.views.apply import apply
 from scoutview.views.draw import ViewParams
+from scoutview.views.geometry import reach
 from scoutview.views.pipeline import Views
 from scoutview.views.policy import Augment, Intensity, MultiCrop
 
@@ -103,19 +104,28 @@ def _torchvision(_: object, source: Callable[[], object], samples: int) -> Calla
     return work
 
 
-def floor(image: Image, samples: int) -> Callable[[], float]:
-    out = [np.empty((size, size), np.uint16) for size in SIZES]
-    lengths = [int(SIDE * np.sqrt(np.mean(scale))) for scale in SCALES]
+def floor(image: Image, policy: MultiCrop, samples: int) -> Callable[[], float]:
+    """Resize the crops that `ours` draws, rounded to whole pixels, and nothing else."""
+    views = Views(policy)
+    boxes = [
+        [_box(params) for params in views.draw(image.shape, generator(0, VIEWS, 0, key))]
+        for key in range(128)
+    ]
+    out = [np.empty(size, np.uint16) for size in views.sizes]
 
     def work() -> float:
         for key in range(samples):
-            for size, length, place in zip(SIZES, lengths, out, strict=True):
-                start = key % (SIDE - length)
-                crop = image[start : start + length, start : start + length]
-                cv2.resize(crop, (size, size), dst=place, interpolation=cv2.INTER_LINEAR)
+            for (top, bottom, left, right), place in zip(boxes[key % 128], out, strict=True):
+                crop = image[top:bottom, left:right]
+                cv2.resize(crop, place.shape[::-1], dst=place, interpolation=cv2.INTER_LINEAR)
         return samples
 
     return work
+
+
+def _box(params: ViewParams) -> tuple[int, int, int, int]:
+    (top, bottom), (left, right) = reach(params.affine, params.size)
+    return round(top), round(bottom) + 1, round(left), round(right) + 1
 
 
 def quality(image: Image) -> float:
@@ -155,7 +165,7 @@ def main() -> None:
             "ours with rotation": ours(image, our_policy(rotation=15), 128 // share),
             "torchvision v2 tensor": torchvision_v2(image, 12 // share),
             "torchvision PIL RGB": torchvision_v1(image, 8 // share),
-            "8 bare cv2.resize": floor(image, 512 // share),
+            "8 bare cv2.resize": floor(image, our_policy(), 512 // share),
         },
         rounds=options.rounds,
         targets={"torchvision v2 tensor": OVER_TORCHVISION, "8 bare cv2.resize": OVER_FLOOR},

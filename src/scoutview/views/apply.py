@@ -112,19 +112,21 @@ def apply(
             f" got {out.shape} of {out.dtype}."
         )
     if channels == 1 and out.flags.c_contiguous:
-        _change(_sample(pyramid, params, origin), params, out[0])
-    else:
-        view = np.empty((*params.size, channels), dtype=whole.dtype)
-        _change(_sample(pyramid, params, origin), params, view)
-        out[...] = np.moveaxis(view, -1, 0)
+        _sample(pyramid, params, origin, out[0])
+        _change(out[0], params)
+    else:  # OpenCV wants contiguous rows and the channel last
+        view = np.empty(params.size + whole.shape[2:], dtype=whole.dtype)
+        _sample(pyramid, params, origin, view)
+        _change(view, params)
+        out[...] = view if channels == 1 else np.moveaxis(view, -1, 0)
     for box in params.holes:
         fill = out.mean() if params.fill_mean else 0
         out[(slice(None), *(slice(start, stop) for start, stop in box))] = fill
     return out
 
 
-def _sample(pyramid: Pyramid, params: ViewParams, origin: Sequence[int]) -> Pixels:
-    """Crop, zoom, flip and turn at once; (H, W) or (H, W, 3)."""
+def _sample(pyramid: Pyramid, params: ViewParams, origin: Sequence[int], view: Pixels) -> None:
+    """Crop, zoom, flip and turn at once into the view, (H, W) or (H, W, 3)."""
     rows = params.affine
     level = pyramid_level(rows)
     pixels = pyramid.level(level)
@@ -137,16 +139,16 @@ def _sample(pyramid: Pyramid, params: ViewParams, origin: Sequence[int]) -> Pixe
     column = max(origin[1] >> level, math.floor(left) - 1)
     straight = yx == 0 and xy == 0
     border = "edge" if straight and params.border == "zero" else params.border
-    view: Pixels = cv2.warpAffine(
+    cv2.warpAffine(
         pixels[row - (origin[0] >> level) :, column - (origin[1] >> level) :],
         np.array([[xx, xy, x - column], [yx, yy, y - row]]),  # OpenCV counts x first
         (width, height),
+        dst=view,
         flags=_SAMPLING,
         borderMode=_BORDERS[border],
     )
     if straight and params.border == "zero":
         _blacken_outside(view, rows, origin, pyramid.level(0).shape)
-    return view
 
 
 def _blacken_outside(
@@ -165,27 +167,25 @@ def _blacken_outside(
         along[max(0, math.floor(last) + 1) :] = 0
 
 
-def _change(view: Pixels, params: ViewParams, out: Pixels) -> None:
-    """Write the view with its grey values changed."""
+def _change(view: Pixels, params: ViewParams) -> None:
+    """Change the view's grey values in place."""
     scale = params.brightness * params.contrast
     shift = 0.0
     if params.contrast != 1:
         channels = 1 if view.ndim == 2 else 3
         mean = sum(cv2.mean(view)[:channels]) / channels
         shift = params.brightness * (1 - params.contrast) * mean
+    changed = view
     if params.blur > 0:
         kernel = blur_kernel(params.blur, min(params.size))
         # From integers to float, OpenCV filters three times slower than from float to float.
-        view = cv2.sepFilter2D(view.astype(np.float32), -1, kernel, kernel)
+        changed = view.astype(np.float32)
+        cv2.sepFilter2D(changed, -1, kernel, kernel, dst=changed)
     if params.gamma != 1 or params.solarise is not None or params.noise > 0:
-        view, scale, shift = _bend(view, params, scale, shift, out.dtype), 1.0, 0.0
-    if scale == 1 and shift == 0 and view.dtype == out.dtype:
-        np.copyto(out, view.reshape(out.shape))
-        return
-    depth = _DEPTHS[out.dtype]
-    made = cv2.addWeighted(view, scale, view, 0, shift, dst=out, dtype=depth)  # saturates
-    if made is not out:
-        np.copyto(out, made.reshape(out.shape))
+        changed, scale, shift = _bend(changed, params, scale, shift, view.dtype), 1.0, 0.0
+    if scale != 1 or shift != 0 or changed is not view:
+        depth = _DEPTHS[view.dtype]
+        cv2.addWeighted(changed, scale, changed, 0, shift, dst=view, dtype=depth)  # saturates
 
 
 def _bend(

@@ -114,7 +114,9 @@ def draw_specs(
             f"An image needs 2 or 3 spatial axes of at least one pixel, got shape {tuple(shape)};"
             " check what the reader returned."
         )
-    table: list[list[float]] = rng.random((len(specs), SLOTS)).tolist()
+    boxes = any(spec.augment.cut_out is not None for spec in specs)
+    used = SLOTS if boxes else CUT_BOX  # every slot is drawn, unused ones are not unpacked
+    table: list[list[float]] = rng.random((len(specs), SLOTS))[:, :used].tolist()
     return [
         _draw_one(spec, shape, uniform, spacing) for spec, uniform in zip(specs, table, strict=True)
     ]
@@ -192,13 +194,13 @@ def _crop_zoom(spec: ViewSpec, shape: Sequence[int], uniform: list[float]) -> li
     """
     ndim, size = len(shape), spec.size
     volume = _between(spec.scale, uniform[AREA]) * math.prod(shape)  # in image pixels
-    low, high = math.log(spec.ratio[0]), math.log(spec.ratio[1])
+    low, high = spec.log_ratio
     bends = [0.0, *[low + (high - low) * u for u in uniform[ASPECT : ASPECT + ndim - 1]]]
     middle = sum(bends) / ndim
     zoom = (volume / math.prod(size)) ** (1 / ndim)
     zooms = [zoom * math.exp(bend - middle) for bend in bends]
     extent = list(map(mul, zooms, size))
-    if all(map(le, extent, shape)):
+    if all(map(le, extent, shape)):  # nearly always
         return zooms
     _fit_inside(extent, shape, volume)
     zooms = [min(e, n) / v for e, n, v in zip(extent, shape, size, strict=True)]

@@ -35,6 +35,8 @@ def at_level(rows: Rows, level: int) -> Rows:
         rows: The affine, view to image coordinates.
         level: Pyramid level; the edges of its blocks begin at the image's corner.
     """
+    if level == 0:
+        return rows
     scale = 0.5**level
     return tuple(
         (*[value * scale for value in row[:-1]], (row[-1] + 0.5) * scale - 0.5) for row in rows

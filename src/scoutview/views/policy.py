@@ -5,7 +5,8 @@ A policy is a frozen configuration; it draws nothing. `draw` turns it into param
 range stands for [0, 1], after the intensity policy of the data.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -118,6 +119,11 @@ class ViewSpec:
     fit: Fit | None = None
     """Set for the evaluation view, which draws nothing."""
     fraction: float = 1.0
+    log_ratio: Range = field(init=False)
+
+    def __post_init__(self) -> None:
+        low, high = self.ratio
+        object.__setattr__(self, "log_ratio", (math.log(low), math.log(high)))
 
 
 class TwoCrops(Config):
