@@ -15,7 +15,7 @@ from scoutview.base.errors import ConfigError, DataError
 from scoutview.base.randomness import VIEWS, generator
 from scoutview.data.pipeline import ViewPipeline
 from scoutview.views.apply import Pyramid, apply, halve
-from scoutview.views.draw import ViewParams, draw
+from scoutview.views.draw import ViewParams, draw, replay
 from scoutview.views.geometry import bounding_box, pyramid_level
 from scoutview.views.noise import noise, quantiles
 from scoutview.views.pipeline import Views
@@ -352,3 +352,15 @@ def test_pipeline__is_what_the_loader_asks_for():
     pipeline.apply(image, params, out, (0, 0))
     assert all(place.any() for place in out)
     assert all(pipeline.geometry(p).shape == (2, 3) for p in params)
+
+
+def test_replay__makes_the_pixels_of_training_again():
+    """One view from (seed, epoch, image key, view) and the stored image, nothing else."""
+    views = Views(MultiCrop(sizes=(32, 15), augment=(WILD,)))
+    image = random_image((50, 60))
+    drawn = views.draw((50, 60), generator(9, VIEWS, 4, 12345))
+    out = [np.zeros((1, *size), np.uint16) for size in views.sizes]
+    start, stop = views.bounding_box(drawn, (50, 60))
+    views.apply(image[start[0] : stop[0], start[1] : stop[1]], drawn, out, start)
+    again = replay(views.policy, (50, 60), seed=9, epoch=4, image_key=12345, view=5)
+    np.testing.assert_array_equal(apply(image, again), out[5])

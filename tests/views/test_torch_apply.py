@@ -129,3 +129,23 @@ def test_apply_batch__agrees_between_devices():
     params = [draw(policy, (120, 131), generator(0, VIEWS, 0, key))[0] for key in range(8)]
     there = apply_batch(batch.cuda(), params).cpu()
     torch.testing.assert_close(there, apply_batch(batch, params), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", range(60))
+def test_apply_batch__agrees_on_any_shape(case):
+    """Images and views from one pixel to a few hundred, white noise, all borders and turns."""
+    rng = np.random.default_rng(case)
+    shape = tuple(int(n) for n in np.exp(rng.uniform(0, 5.5, 2)))
+    size = tuple(int(n) for n in np.exp(rng.uniform(0, 4.5, 2)))
+    augment = MIXED.model_copy(
+        update={
+            "border": ("zero", "edge", "reflect")[case % 3],
+            "rotation": (0.0, 180.0)[case % 2],
+            "intensity": Intensity(brightness=0.4, contrast=0.4, blur_probability=0.5),
+        }
+    )
+    image = rng.integers(0, 65536, shape, dtype=np.uint16)
+    policy = TwoCrops(size=size, scale=(0.01, 1), first=augment)
+    for params in draw(policy, shape, generator(0, VIEWS, 0, case)):
+        got = apply_batch(torch.from_numpy(image)[None, None], [params])[0].numpy()
+        np.testing.assert_allclose(got, apply(image, params) / 65535, atol=3e-3)
