@@ -72,6 +72,26 @@ def outputs(
     return found
 
 
+def averaged(
+    rows: NDArray[np.float32], image: NDArray[np.int64], count: int
+) -> NDArray[np.float32]:
+    """Average the outputs of the samples of each image (the slices of a volume).
+
+    Args:
+        rows: One per sample, (N, D).
+        image: Image of each sample, (N,) ascending, every image in [0, count) at least once.
+        count: Number of images, M.
+
+    Returns:
+        One row per image, (M, D).
+    """
+    if len(rows) == count:
+        return rows
+    first = np.searchsorted(image, np.arange(count))
+    sums = np.add.reduceat(rows.astype(np.float64), first, axis=0)
+    return (sums / np.bincount(image, minlength=count)[:, None]).astype(np.float32)
+
+
 def weights_hash(module: nn.Module) -> str:
     """Digest of all weights and buffers of a network, 16 hex digits."""
     digest = hashlib.sha256()

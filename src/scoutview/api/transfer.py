@@ -1,0 +1,454 @@
+"""`transfer`: cohort, task and initialisation in; a study of one run per label subset out."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+
+from scoutview.api.index import open_cohort
+from scoutview.api.store import stored
+from scoutview.api.transfer_runs import (
+    Cell,
+    FineTune,
+    Images,
+    Result,
+    Rows,
+    Start,
+    features_of,
+    fit_classifier,
+    fit_network,
+    pixels_of,
+    predictions,
+    remove_checkpoints,
+)
+from scoutview.base.config import Config
+from scoutview.base.errors import ConfigError, DataError, LeakageError, unknown
+from scoutview.data.samples import DataConfig
+from scoutview.index.cohort import Cohort
+from scoutview.index.labels import Policy
+from scoutview.nn.backbones import BackboneConfig
+from scoutview.results.provenance import environment
+from scoutview.results.run import RunFolder
+from scoutview.results.study import Study
+from scoutview.stats.comparison import check_distinct
+from scoutview.store.duplicates import find_duplicates
+from scoutview.store.reader import Store
+from scoutview.tasks import TASKS
+from scoutview.tasks.leakage import (
+    OnLeak,
+    check_parts,
+    check_patients,
+    check_pretraining,
+    resolve_copies,
+)
+from scoutview.tasks.probe import LinearProbe, LogisticRegression, RandomForest
+from scoutview.tasks.subsets import label_subset
+from scoutview.tasks.targets import read_targets
+from scoutview.views.policy import EvalView
+
+log = logging.getLogger(__name__)
+
+Mode = Annotated[
+    LinearProbe | FineTune | LogisticRegression | RandomForest, Field(discriminator="kind")
+]
+
+
+class TransferConfig(Config):
+    """What is trained on which labels. Everything but `mode` is shared by what is compared."""
+
+    mode: Mode = LinearProbe()
+    """What is trained: "linear_probe", "fine_tune", "frozen_head"; on raw pixels
+    "logistic_regression" or "random_forest"."""
+    labels: tuple[str, ...] = ()
+    """Labels to learn; empty takes all of the cohort."""
+    uncertain: Policy = "ignore"
+    """What an uncertain label counts as: "ones", "zeros" or "ignore"."""
+    fractions: tuple[float, ...] = (1.0,)
+    """Shares of the labelled training patients to learn from, each in (0, 1]."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Each seed draws its own label subset and its own training."""
+    folds: tuple[int, ...] = ()
+    """Cross-validation folds to test on, validation is the next fold; empty uses the cohort's
+    train, val and test."""
+    on_leak: OnLeak = "refuse"
+    """Copies of images across the split: "refuse", "drop" the copies from train, or "allow"."""
+    backbone: BackboneConfig = BackboneConfig()
+    """Network of "random", "imagenet" and weight files; a pre-training run brings its own."""
+    backbone_seed: int = Field(default=0, ge=0)
+    """Seed of a random backbone that is only probed: one backbone, as there is one of each
+    pre-training. Fine-tuning draws a new start per seed."""
+    view: EvalView = EvalView()
+    """What validation, test and probes see."""
+    data: DataConfig = DataConfig()
+    """Which images (`where`), slices of volumes and intensities. `split` stays null: a transfer
+    needs all parts. Outputs of a volume's slices are averaged."""
+    mean: float = 0.5
+    """Subtracted from grey values in [0, 1]."""
+    std: float = Field(default=0.5, gt=0)
+    """Grey values are divided by it."""
+    batch_size: int = Field(default=256, ge=1)
+    """Images per forward pass of evaluation."""
+    threads: int = Field(default=1, ge=0)
+    """Threads that read images and make views."""
+    name: str | None = None
+    """Name of the initialisation in tables; null takes the method's, the file's or the kind's."""
+    title: str = ""
+    """What the results page is called."""
+
+
+def transfer(
+    cohort: str | Path | Cohort,
+    task: str,
+    initialisation: str | Path,
+    out: str | Path,
+    config: TransferConfig | None = None,
+    *,
+    resume: bool = False,
+) -> Path:
+    """Measure what an initialisation is worth on a task.
+
+    Args:
+        cohort: The cohort, or its folder; a missing store is built first.
+        task: "classification".
+        initialisation: A pre-training run's folder, a file of weights, "imagenet" or "random".
+            Baselines on raw pixels take "raw_pixels". "random" with fine-tuning is what tables call
+            "supervised".
+        out: Folder of the study: a new one, or with `resume` one that exists.
+        config: Settings; the defaults are a linear probe on all labels with five seeds.
+        resume: Go on with a study: finished runs are kept, stopped ones go on, missing ones start;
+            a further initialisation is added to those that the study has.
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        ConfigError: A name is unknown or settings do not fit each other.
+        DataError: A part has no labelled image.
+        LeakageError: Patients or copies cross the split, or test images were pre-trained on.
+        RunError: `out` has content and `resume` is not set.
+    """
+    config = config or TransferConfig()
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    start = read_start(initialisation, config)
+    whole = open_cohort(cohort)
+    store = stored(whole)
+    images = _images(whole, store, config)
+    pairs = find_duplicates(store, whole.where(config.data.where))
+    blocks, notes, dropped = _split(images, pairs, config)
+    notes += _seen_in_pretraining(start, whole, images, blocks, config)
+    study = _study(out, task, whole, config, resume)
+    study.add_initialisation(start.name, start.kind, method=start.method, run=start.run)
+    _add_details(study, notes, dropped)
+    cells = list(_cells(images, blocks, config))
+    for position, cell in enumerate(cells):
+        log.info("%s: run %d of %d", start.name, position + 1, len(cells))
+        _run(study, start, images, cell, config)
+    _check_repetitions(study, start, config)
+    return study.path
+
+
+# ------------------------------------------------------------------ initialisation
+
+
+def read_start(initialisation: str | Path, config: TransferConfig) -> Start:
+    """Find out what an initialisation is.
+
+    Raises:
+        ConfigError: It is neither a run, a file, nor a known name, or does not fit the mode.
+    """
+    pixels = isinstance(config.mode, LogisticRegression | RandomForest)
+    word = str(initialisation)
+    if pixels != (word == "raw_pixels"):
+        raise ConfigError(
+            f"Mode {config.mode.kind!r} with initialisation {word!r}: raw pixels need both the"
+            " initialisation 'raw_pixels' and the mode 'logistic_regression' or 'random_forest'."
+        )
+    trained = isinstance(config.mode, FineTune) and config.mode.kind == "fine_tune"
+    if word == "raw_pixels":
+        return Start(config.name or word, "raw_pixels", config.backbone)
+    if word == "random":
+        kind: Literal["supervised", "random"] = "supervised" if trained else "random"
+        bare = config.backbone.model_copy(update={"weights": None})
+        return Start(config.name or kind, kind, bare)
+    if word == "imagenet":
+        public = config.backbone.model_copy(update={"weights": "imagenet"})
+        return Start(config.name or word, "imagenet", public)
+    path = Path(initialisation)
+    if (path / "config.json").is_file():
+        return _start_of_run(path, config)
+    if path.is_file():
+        loaded = config.backbone.model_copy(update={"weights": str(path)})
+        return Start(config.name or path.stem, "file", loaded)
+    raise ConfigError(
+        f"Initialisation {word!r} is neither a run folder, a file of weights, 'imagenet', 'random'"
+        " nor 'raw_pixels'; check the path."
+    )
+
+
+def _start_of_run(path: Path, config: TransferConfig) -> Start:
+    run = RunFolder.open(path)
+    if not run.backbone.is_file():
+        raise ConfigError(f"{path} has no backbone.safetensors; finish the run with --resume.")
+    values = dict(run.config["backbone"])
+    backbone = BackboneConfig.build(values | {"weights": str(run.backbone)})
+    method = str(run.config["method"]["name"])
+    return Start(config.name or method, "run", backbone, method=method, run=path)
+
+
+# ------------------------------------------------------------------ images and split
+
+
+def _images(whole: Cohort, store: Store, config: TransferConfig) -> Images:
+    """Select the images that have a label and pixels."""
+    if config.data.split is not None:
+        raise ConfigError(
+            f"transfer needs train, val and test, got data.split = {config.data.split!r}; leave it"
+            " out, and select images with data.where."
+        )
+    part = whole.where(config.data.where)
+    targets = read_targets(part.table, part.labels, config.labels, uncertain=config.uncertain)
+    rows = store.row_of(part.table["image_id"])
+    keep = np.flatnonzero(targets.known & store.present()[rows])
+    if not len(keep):
+        raise DataError("No selected image has both a label and pixels; see problems.csv.")
+    return Images(
+        table=part.table.iloc[keep].reset_index(drop=True),
+        targets=targets.of(keep),
+        store=store,
+        rows=rows[keep],
+        data=config.data,
+        view=config.view,
+        mean=config.mean,
+        std=config.std,
+        batch_size=config.batch_size,
+        threads=config.threads,
+    )
+
+
+def _split(
+    images: Images, pairs: pd.DataFrame, config: TransferConfig
+) -> tuple[dict[int, dict[str, Rows]], list[str], list[dict[str, Any]]]:
+    """Divide images into train, val and test for every fold, without copies across them."""
+    blocks: dict[int, dict[str, Rows]] = {}
+    notes: list[str] = []
+    dropped: list[dict[str, Any]] = []
+    ids = images.table["image_id"]
+    for fold in config.folds or (-1,):
+        part = _part_of(images.table, fold)
+        try:
+            check_patients(pd.DataFrame({"patient_id": images.table["patient_id"], "part": part}))
+        except LeakageError as error:
+            if config.on_leak != "allow":
+                raise
+            notes.append(f"{error} This was allowed.")
+        parts = pd.Series(part.to_numpy(), index=ids)
+        found = resolve_copies(parts, pairs, config.on_leak)
+        kept = parts[~parts.index.isin(found.drop)]
+        check_parts(kept)
+        left_out = parts.index.isin(found.drop)
+        blocks[fold] = {
+            name: np.flatnonzero((part.to_numpy() == name) & ~left_out)
+            for name in ("train", "val", "test")
+        }
+        notes += found.notes
+        dropped += found.dropped
+    return blocks, notes, dropped
+
+
+def _part_of(table: pd.DataFrame, fold: int) -> pd.Series:
+    if fold < 0:
+        return table["split"].astype(str)
+    folds = table["fold"].to_numpy()
+    count = int(folds.max()) + 1
+    if count < 3 or fold >= count:
+        raise ConfigError(
+            f"Fold {fold} needs a cohort with at least 3 folds and more than {fold}, this one has"
+            f" {max(0, count)}; index it with a k-fold split."
+        )
+    part = np.full(len(table), "train", dtype=object)
+    part[folds == fold] = "test"
+    part[folds == (fold + 1) % count] = "val"
+    part[folds < 0] = ""
+    return pd.Series(part, index=table.index)
+
+
+def _seen_in_pretraining(
+    start: Start,
+    whole: Cohort,
+    images: Images,
+    blocks: dict[int, dict[str, Rows]],
+    config: TransferConfig,
+) -> list[str]:
+    """Look for test images in the set that the backbone was pre-trained on."""
+    if start.run is None:
+        return []
+    seen = pretraining_images(RunFolder.open(start.run))
+    if seen is None:
+        return [
+            f"{start.name}: the pre-training cohort is not there, so nobody looked for test images"
+            " in it."
+        ]
+    same = seen.folder.resolve() == whole.folder.resolve()
+    other = (images.store if same else stored(seen), seen)
+    pairs = find_duplicates(images.store, whole.where(config.data.where), against=other)
+    tested = np.unique(np.concatenate([block["test"] for block in blocks.values()]))
+    test = images.table["image_id"].iloc[tested].tolist()
+    allow = config.on_leak == "allow"
+    by = "pixels are equal or nearly so"
+    return list(check_pretraining(test, pairs["image_id_a"].tolist(), allow=allow, by=by))
+
+
+def pretraining_images(run: RunFolder) -> Cohort | None:
+    """Open the part of a cohort that a run was pre-trained on; None if it is not there."""
+    values = run.config
+    folder = (run.path / str(values["cohort"])).resolve()
+    if not (folder / "cohort.json").is_file():
+        return None
+    data = DataConfig.build(values["data"])
+    part = Cohort.open(folder).where(data.where)
+    return part.split(data.split) if data.split else part
+
+
+# ------------------------------------------------------------------ study and runs
+
+
+def _study(
+    out: str | Path, task: str, cohort: Cohort, config: TransferConfig, resume: bool
+) -> Study:
+    if not (resume and (Path(out) / "study.json").is_file()):
+        return Study.create(out, task=task, cohort=cohort.folder, title=config.title)
+    study = Study.open(out)
+    if study.content.task != task or study.cohort.resolve() != cohort.folder.resolve():
+        raise ConfigError(
+            f"{out} is a study of task {study.content.task!r} on another cohort or task; choose a"
+            " new folder for this one."
+        )
+    return study
+
+
+def _add_details(study: Study, notes: list[str], dropped: list[dict[str, Any]]) -> None:
+    """Add what a reader must know; the same again changes nothing."""
+    known = study.content.details
+    all_notes = list(dict.fromkeys([*known.get("notes", []), *notes]))
+    all_dropped = list(known.get("dropped_duplicates", []))
+    all_dropped += [group for group in dropped if group not in all_dropped]
+    study.add_details(notes=all_notes, dropped_duplicates=all_dropped)
+
+
+def _cells(
+    images: Images, blocks: dict[int, dict[str, Rows]], config: TransferConfig
+) -> Iterator[Cell]:
+    """Walk through the grid: folds, fractions, seeds."""
+    for fold, block in blocks.items():
+        train = block["train"]
+        patients = images.table["patient_id"].to_numpy()[train]
+        values = images.targets.values[train]
+        for fraction in config.fractions:
+            for seed in _seeds(config, fraction):
+                chosen = label_subset(patients, values, fraction=fraction, seed=seed, fold=fold)
+                yield Cell(train[chosen], block["val"], block["test"], fraction, seed, fold)
+
+
+def _seeds(config: TransferConfig, fraction: float) -> tuple[int, ...]:
+    """Take one seed where nothing is random: an exact solver on all labels repeats itself."""
+    exact = isinstance(config.mode, LinearProbe | LogisticRegression)
+    return config.seeds[:1] if exact and fraction == 1 else config.seeds
+
+
+def _run(
+    study: Study,
+    start: Start,
+    images: Images,
+    cell: Cell,
+    config: TransferConfig,
+) -> None:
+    """Train, predict and finish one run, unless it has finished already."""
+    mode = config.mode
+    _, path = study.add_run(
+        initialisation=start.name,
+        method=mode.kind,
+        fraction=cell.fraction,
+        seed=cell.seed,
+        fold=cell.fold,
+    )
+    values = _run_values(study, start, cell, config)
+    known = (path / "config.json").is_file()
+    if known:
+        run = RunFolder.open(path)
+        _require_same(run, values)
+        if run.finished:
+            return
+    else:
+        run = RunFolder.create(path, values, environment())
+    cache = study.path / "cache"
+    result: Result
+    if isinstance(mode, FineTune):
+        result = fit_network(mode, start, images, cell, run, resume=known)
+    elif isinstance(mode, LinearProbe):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        numbers = features_of(images, start, seed=config.backbone_seed, cache=cache, device=device)
+        result = fit_classifier(mode, numbers, images, cell)
+    else:
+        result = fit_classifier(mode, pixels_of(images, cache=cache), images, cell)
+    run.write_predictions(predictions(images, cell, result))
+    run.finish(result.summary)
+    if not (isinstance(mode, FineTune) and mode.keep_checkpoints):
+        remove_checkpoints(run)
+
+
+def _run_values(study: Study, start: Start, cell: Cell, config: TransferConfig) -> dict[str, Any]:
+    """Everything that decides what a run computes, as plain values for config.json."""
+    plain: dict[str, Any] = json.loads(config.model_dump_json())
+    return {
+        "verb": "transfer",
+        "task": study.content.task,
+        "initialisation": start.name,
+        "kind": start.kind,
+        "method": config.mode.kind,
+        "fraction": cell.fraction,
+        "seed": cell.seed,
+        "fold": cell.fold,
+        "images": {"train": len(cell.train), "val": len(cell.val), "test": len(cell.test)},
+        "backbone": json.loads(start.backbone.model_dump_json(exclude={"weights"})),
+        "transfer": {
+            name: value
+            for name, value in plain.items()
+            # the grid belongs to the study; a longer one must not change the runs that are there
+            if name not in ("fractions", "seeds", "folds", "title", "name")
+        },
+    }
+
+
+def _require_same(run: RunFolder, values: dict[str, Any]) -> None:
+    before = run.config
+    changed = sorted(name for name in values if before.get(name) != values[name])
+    if changed:
+        raise ConfigError(
+            f"{run.name} was started with other settings ({', '.join(changed)}); use the same to"
+            " resume it, or choose a new folder."
+        )
+
+
+def _check_repetitions(study: Study, start: Start, config: TransferConfig) -> None:
+    """Refuse seeds that gave the same predictions to the last bit; name what was not repeated."""
+    places: dict[tuple[float, int], list[tuple[str, int, Any]]] = {}
+    for entry, run in study.runs():
+        if (entry.initialisation, entry.method) == (start.name, config.mode.kind):
+            place = places.setdefault((entry.fraction, entry.fold), [])
+            place.append((run.name, entry.seed, run.predictions()["score"].to_numpy()))
+    for runs in places.values():
+        names, seeds, scores = zip(*runs, strict=True)
+        check_distinct(names, seeds, scores)
+    if any(_seeds(config, fraction) != config.seeds for fraction in config.fractions):
+        note = (
+            f"{start.name}: {config.mode.kind} on all labels is exact, every seed would repeat it;"
+            " it was run once, and its interval is over test patients."
+        )
+        _add_details(study, [note], [])

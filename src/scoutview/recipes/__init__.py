@@ -1,0 +1,1 @@
+"""Complete configurations as functions; the docstring states data, hardware, time, result."""
