@@ -209,9 +209,9 @@ def test_restore__names_what_differs(tmp_path):
     checkpoint = read_checkpoint(tmp_path / "c.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.0\.bias is missing.*extra is not known"):
         restore_objective(nn.Sequential(nn.Linear(1, 1)), checkpoint)
+    module = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False))
+    module.register_buffer("extra", torch.ones(1))
     with pytest.raises(CheckpointError, match=r"\(1,\).*must be \(2, 3, 1, 1\)"):
-        module = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False))
-        module.register_buffer("extra", torch.ones(1))
         restore_objective(module, checkpoint)
     module = nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match="held 1 parameters, this one has 2"):

@@ -1,0 +1,108 @@
+"""Two processes and two nodes train what one process trains."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.processes import run_ranks
+from tests.train import two_nodes
+from tests.train.two_nodes import BATCH, STEPS
+
+from scoutview.methods import METHODS
+from scoutview.results.run import RunFolder
+from scoutview.train.checkpoint import checkpoint_path, latest_checkpoint
+
+pytestmark = pytest.mark.ddp
+NAME = sorted(METHODS)[0]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def torchrun(folder, *, nodes):
+    """Start the agents of all nodes on this machine, one process each, and wait for them."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *(f"--nnodes={nodes}", "--nproc-per-node=1"),
+        *("--master-addr=127.0.0.1", f"--master-port={free_port()}"),
+    ]
+    script = [two_nodes.__file__, str(folder), NAME, "1", str(nodes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    agents = [
+        subprocess.Popen(
+            [*command, f"--node-rank={node}", *script],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=Path(two_nodes.__file__).parents[2],
+        )
+        for node in range(nodes)
+    ]
+    outputs = [agent.communicate(timeout=200)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0] * nodes, "\n".join(outputs)
+
+
+def as_rank(folder, resume):
+    """Train as one of two processes of a group that stands already."""
+    rank = torch.distributed.get_rank()
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    two_nodes.train(folder, NAME, 2, 1, resume=resume)
+
+
+def weights(folder):
+    return {
+        name: tensor
+        for name, tensor in latest_checkpoint(folder / "checkpoints").tensors.items()
+        if name.startswith("model.")
+    }
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one") / "run"
+    two_nodes.train(folder, NAME, 1, 1)
+    return weights(folder)
+
+
+def assert_as_one(folder, one_process):
+    found = weights(folder)
+    assert found.keys() == one_process.keys()
+    for name, tensor in one_process.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-8, atol=1e-10, msg=name)
+    metrics = RunFolder.open(folder).metrics()
+    assert metrics["step"].tolist() == list(range(1, STEPS + 1))  # one writer, not two
+    assert metrics["samples_seen"].iloc[-1] == STEPS * BATCH
+
+
+def test_fit__two_processes_equal_one_and_resume_bit_equal(tmp_path, one_process):
+    folder = tmp_path / "run"
+    run_ranks(as_rank, 2, folder, False)
+    assert_as_one(folder, one_process)
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    assert {"random.0", "random.1"} <= checkpoint.tensors.keys()
+    found = weights(folder)
+    checkpoint_path(folder / "checkpoints", STEPS).unlink()  # as killed in the middle
+    run_ranks(as_rank, 2, folder, True)
+    for name, tensor in weights(folder).items():
+        assert torch.equal(tensor, found[name]), name
+
+
+@pytest.mark.slow
+def test_fit__two_nodes_under_torchrun_equal_one(tmp_path, one_process):
+    torchrun(tmp_path / "run", nodes=2)
+    assert_as_one(tmp_path / "run", one_process)
