@@ -364,3 +364,9 @@ def test_replay__makes_the_pixels_of_training_again():
     views.apply(image[start[0] : stop[0], start[1] : stop[1]], drawn, out, start)
     again = replay(views.policy, (50, 60), seed=9, epoch=4, image_key=12345, view=5)
     np.testing.assert_array_equal(apply(image, again), out[5])
+
+
+def test_apply__refuses_a_part_that_begins_inside_a_block():
+    params = ViewParams(((4.0, 0.0, 1.5), (0.0, 4.0, 1.5)), (8, 8))
+    with pytest.raises(DataError, match="multiple of 4 pixels"):
+        apply(random_image((40, 40)), params, origin=(4, 6))

@@ -129,6 +129,11 @@ def _sample(pyramid: Pyramid, params: ViewParams, origin: Sequence[int], view: P
     """Crop, zoom, flip and turn at once into the view, (H, W) or (H, W, 3)."""
     rows = params.affine
     level = pyramid_level(rows)
+    if (origin[0] | origin[1]) & ((1 << level) - 1):
+        raise DataError(
+            f"A part of an image must begin at a multiple of {1 << level} pixels for this view, got"
+            f" origin {tuple(origin)}; cut it with bounding_box."
+        )
     pixels = pyramid.level(level)
     (yy, yx, y), (xy, xx, x) = at_level(rows, level)
     height, width = params.size
