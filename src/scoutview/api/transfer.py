@@ -405,7 +405,8 @@ def _run(
 
 def _run_values(study: Study, start: Start, cell: Cell, config: TransferConfig) -> dict[str, Any]:
     """Everything that decides what a run computes, as plain values for config.json."""
-    plain: dict[str, Any] = json.loads(config.model_dump_json())
+    # a path of weights would name the machine; the study says which initialisation it was
+    plain: dict[str, Any] = json.loads(config.model_dump_json(exclude={"backbone": {"weights"}}))
     return {
         "verb": "transfer",
         "task": study.content.task,

@@ -1,0 +1,303 @@
+import importlib.resources
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scoutview.api import transfer_runs
+from scoutview.api.index import index
+from scoutview.api.transfer import TransferConfig, transfer
+from scoutview.api.transfer_runs import FineTune
+from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
+from scoutview.nn.backbones import BackboneConfig, build_backbone
+from scoutview.nn.optim_config import AdamConfig
+from scoutview.nn.probe_solvers import fit_linear_probe
+from scoutview.recipes.medmnist_resnet18 import medmnist_logistic_regression, medmnist_resnet18
+from scoutview.results.collect import collect
+from scoutview.results.study import Study
+from scoutview.tasks.probe import LinearProbe, LogisticRegression, RandomForest
+from scoutview.train.config import FitConfig
+from scoutview.views.policy import EvalView
+
+TINY = BackboneConfig(name="resnet10t", stage_widths=(8, 8, 16, 16), stage_depths=(1, 1, 1, 1))
+SHARED = {"backbone": TINY, "view": EvalView(size=28), "fractions": (0.2, 1.0), "seeds": (0, 1)}
+PARTS = (("train", 96), ("val", 40), ("test", 48))
+
+
+def radiographs():
+    """Real radiographs of the demo set, each once, in the layout of MedMNIST."""
+    demo = importlib.resources.files("scoutview") / "demo_data" / "pneumoniamnist.npz"
+    with importlib.resources.as_file(demo) as path:
+        whole = np.load(path)
+        arrays = {}
+        for part, count in PARTS:
+            pick = np.random.default_rng(1).permutation(len(whole[f"{part}_images"]))[:count]
+            arrays[f"{part}_images"] = whole[f"{part}_images"][pick]
+            arrays[f"{part}_labels"] = whole[f"{part}_labels"][pick]
+    return arrays
+
+
+def build(folder, arrays):
+    folder.mkdir()
+    np.savez(folder / "set.npz", **arrays)
+    index(folder / "set.npz", folder / "cohort")
+    return folder / "cohort"
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("transfer") / "plain", radiographs())
+
+
+@pytest.fixture(scope="module")
+def leaking(tmp_path_factory):
+    arrays = radiographs()
+    arrays["train_images"][:2] = arrays["val_images"][:2]
+    arrays["val_images"][3] = arrays["test_images"][3]
+    return build(tmp_path_factory.mktemp("transfer") / "leaking", arrays)
+
+
+def fine_tune(**settings):
+    fit = FitConfig(
+        epochs=3, batch_size=32, optimizer=AdamConfig(lr=1e-3, lr_per=None), progress=False
+    )
+    return FineTune(fit=settings.pop("fit", fit), **settings)
+
+
+def test_transfer__probe_equals_features_and_solver_by_hand(cohort, tmp_path):
+    config = TransferConfig(**SHARED | {"fractions": (1.0,), "mode": LinearProbe(l2=(0.01,))})
+    study = Study.open(transfer(cohort, "classification", "random", tmp_path / "study", config))
+    ((_, run),) = study.runs()
+    found = run.predictions().query("split == 'test'").set_index("image_id")
+
+    from scoutview.index.cohort import Cohort
+    from scoutview.store.reader import Store
+
+    table = Cohort.open(cohort).table
+    store = Store.open(cohort)
+    torch.manual_seed(0)
+    backbone = build_backbone(TINY).eval()
+    pixels = np.stack([store.read(row) for row in store.row_of(table["image_id"])])
+    with torch.no_grad():
+        x = backbone(torch.from_numpy((pixels[:, None] / 255 - 0.5) / 0.5).float())
+    train, test = (torch.tensor((table["split"] == p).tolist()) for p in ("train", "test"))
+    y = torch.tensor(table["label"].tolist(), dtype=torch.float64)[train, None]
+    probe = fit_linear_probe(x[train], y, kind="multilabel", l2=0.01)
+    expected = probe.probabilities(x[test])[:, 0].numpy()
+    ids = table["image_id"][test.numpy()]
+    np.testing.assert_allclose(found.loc[ids, "score"], expected, atol=2e-4)
+    np.testing.assert_array_equal(found.loc[ids, "target"], table["label"][test.numpy()])
+
+
+def test_transfer__puts_initialisations_and_baselines_into_one_study(cohort, tmp_path):
+    out = tmp_path / "study"
+    modes = [
+        ("random", LinearProbe(l2=(0.1, 1.0))),
+        ("raw_pixels", LogisticRegression(l2=(1.0,))),
+        ("raw_pixels", RandomForest(trees=20, min_leaf=(3,))),
+        ("random", fine_tune()),
+        ("random", fine_tune(kind="frozen_head")),
+    ]
+    for initialisation, mode in modes:
+        config = TransferConfig(mode=mode, **SHARED)
+        transfer(cohort, "classification", initialisation, out, config, resume=True)
+    study = Study.open(out)
+    assert {i.name: i.kind for i in study.content.initialisations} == {
+        "random": "random",
+        "raw_pixels": "raw_pixels",
+        "supervised": "supervised",
+    }
+    assert study.missing() == []
+    collection = collect([out])
+    assert len(collection.arms) == 5
+    trained = {}
+    for run in collection.runs:
+        assert set(run.predictions["split"]) == {"val", "test"}
+        trained.setdefault((run.entry.fraction, run.entry.seed), []).append(
+            run.folder.config["images"]
+        )
+    for counts in trained.values():
+        assert all(count == counts[0] for count in counts)
+    assert not list(out.glob("runs/*/checkpoints/*"))
+
+
+def test_transfer__runs_an_exact_probe_on_all_labels_once_and_says_so(cohort, tmp_path):
+    config = TransferConfig(mode=LinearProbe(l2=(1.0,)), **SHARED)
+    study = Study.open(transfer(cohort, "classification", "random", tmp_path / "s", config))
+    places = [(run.fraction, run.seed) for run in study.content.runs]
+    assert places == [(0.2, 0), (0.2, 1), (1.0, 0)]
+    assert "every seed would repeat it" in study.content.details["notes"][0]
+
+
+def test_transfer__gives_every_initialisation_the_same_subset(cohort, tmp_path, monkeypatch):
+    seen = []
+    original = transfer_runs.fit_classifier
+
+    def spy(mode, numbers, images, cell):
+        seen.append((cell.seed, tuple(images.table["image_id"].iloc[cell.train])))
+        return original(mode, numbers, images, cell)
+
+    monkeypatch.setattr("scoutview.api.transfer.fit_classifier", spy)
+    settings = SHARED | {"fractions": (0.2,)}
+    for initialisation, mode in (
+        ("random", LinearProbe(l2=(1.0,))),
+        ("raw_pixels", LogisticRegression(l2=(1.0,))),
+    ):
+        config = TransferConfig(mode=mode, **settings)
+        transfer(cohort, "classification", initialisation, tmp_path / initialisation, config)
+    assert seen[:2] == seen[2:]
+    assert seen[0][1] != seen[1][1]
+
+
+def test_transfer__resumed_equals_uninterrupted(cohort, tmp_path, monkeypatch):
+    fit = FitConfig(
+        epochs=3,
+        batch_size=32,
+        optimizer=AdamConfig(lr=1e-3, lr_per=None),
+        progress=False,
+        checkpoint_every=2,
+    )
+    config = TransferConfig(**SHARED | {"fractions": (1.0,), "mode": fine_tune(fit=fit)})
+    whole = Study.open(transfer(cohort, "classification", "random", tmp_path / "a", config))
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    calls = []
+    original = transfer_runs.Selection.measure
+
+    def dies(self, objective, device):
+        calls.append(1)
+        if len(calls) == 5:  # the second seed's second epoch
+            raise Killed
+        return original(self, objective, device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer_runs.Selection, "measure", dies)
+        with pytest.raises(Killed):
+            transfer(cohort, "classification", "random", tmp_path / "b", config)
+    done = Study.open(tmp_path / "b")
+    assert [entry.seed for entry in done.missing()] == [1]
+    before = (done.path / done.content.runs[0].path / "summary.json").stat().st_mtime_ns
+    transfer(cohort, "classification", "random", tmp_path / "b", config, resume=True)
+    resumed = Study.open(tmp_path / "b")
+    after = (resumed.path / resumed.content.runs[0].path / "summary.json").stat().st_mtime_ns
+    assert before == after
+    for (_, one), (_, other) in zip(whole.runs(), resumed.runs(), strict=True):
+        pd.testing.assert_frame_equal(one.predictions(), other.predictions())
+        assert one.backbone.read_bytes() == other.backbone.read_bytes()
+        assert one.summary()["chosen_epoch"] == other.summary()["chosen_epoch"]
+
+
+def test_transfer__stops_early_and_tests_the_chosen_epoch(cohort, tmp_path, monkeypatch):
+    scores = iter([0.7, 0.9, 0.8, 0.8, 0.99, 0.99])
+    monkeypatch.setattr(transfer_runs, "macro_auc", lambda *_: next(scores))
+    fit = FitConfig(
+        epochs=6, batch_size=32, optimizer=AdamConfig(lr=1e-3, lr_per=None), progress=False
+    )
+    mode = fine_tune(fit=fit, patience=2)
+    config = TransferConfig(**SHARED | {"fractions": (1.0,), "seeds": (0,), "mode": mode})
+    study = Study.open(transfer(cohort, "classification", "random", tmp_path / "s", config))
+    ((_, run),) = study.runs()
+    summary = run.summary()
+    assert (summary["chosen_epoch"], summary["epochs"]) == (2, 4)
+    assert summary["epoch_choice"] == "validation"
+    assert run.metrics()["val_auc"].dropna().tolist() == [0.7, 0.9, 0.8, 0.8]
+
+
+def test_transfer__refuses_copies_across_the_split(leaking, tmp_path):
+    with pytest.raises(LeakageError, match="2 images of train are exact copies of val"):
+        transfer(leaking, "classification", "random", tmp_path / "s", TransferConfig(**SHARED))
+    assert not (tmp_path / "s").exists()
+
+
+def test_transfer__drops_copies_and_names_them(leaking, tmp_path):
+    config = TransferConfig(
+        **SHARED | {"fractions": (1.0,)}, mode=LinearProbe(l2=(1.0,)), on_leak="drop"
+    )
+    study = Study.open(transfer(leaking, "classification", "random", tmp_path / "s", config))
+    groups = {
+        (g["split"], g["of_split"], g["kind"]): g["image_ids"]
+        for g in study.content.details["dropped_duplicates"]
+    }
+    assert len(groups["train", "val", "exact"]) == 2
+    assert len(groups["val", "test", "exact"]) == 1
+    ((_, run),) = study.runs()
+    assert run.config["images"] == {"train": 94, "val": 39, "test": 48}
+    dropped = {image for ids in groups.values() for image in ids}
+    assert not dropped & set(run.predictions()["image_id"])
+
+
+def test_transfer__says_that_copies_were_allowed(leaking, tmp_path):
+    config = TransferConfig(
+        **SHARED | {"fractions": (1.0,)}, mode=LinearProbe(l2=(1.0,)), on_leak="allow"
+    )
+    study = Study.open(transfer(leaking, "classification", "random", tmp_path / "s", config))
+    assert "were allowed: 2 images of train" in study.content.details["notes"][0]
+    ((_, run),) = study.runs()
+    assert run.config["images"]["train"] == 96
+
+
+def test_transfer__refuses_wrong_requests_before_anything_is_written(cohort, tmp_path):
+    out = tmp_path / "s"
+    with pytest.raises(ConfigError, match="Did you mean 'classification'"):
+        transfer(cohort, "clasification", "random", out)
+    with pytest.raises(ConfigError, match="neither a run folder"):
+        transfer(cohort, "classification", tmp_path / "nothing", out)
+    with pytest.raises(ConfigError, match="'raw_pixels' and the mode"):
+        transfer(cohort, "classification", "raw_pixels", out)
+    with pytest.raises(ConfigError, match="Unknown label 'tumour'"):
+        transfer(cohort, "classification", "random", out, TransferConfig(labels=("tumour",)))
+    with pytest.raises(ConfigError, match="at least 3 folds"):
+        transfer(cohort, "classification", "random", out, TransferConfig(folds=(0,)))
+    part = TransferConfig.build({"data": {"where": "split != 'val'"}})
+    with pytest.raises(DataError, match="image is in val"):
+        transfer(cohort, "classification", "random", out, part)
+    assert not out.exists()
+
+
+def test_transfer__refuses_an_occupied_folder_and_changed_settings(cohort, tmp_path):
+    config = TransferConfig(**SHARED | {"fractions": (0.2,)}, mode=LinearProbe(l2=(1.0,)))
+    out = transfer(cohort, "classification", "random", tmp_path / "s", config)
+    with pytest.raises(RunError, match="not empty"):
+        transfer(cohort, "classification", "random", out, config)
+    changed = config.model_copy(update={"mode": LinearProbe(l2=(0.5,))})
+    with pytest.raises(ConfigError, match="other settings"):
+        transfer(cohort, "classification", "random", out, changed, resume=True)
+    longer = config.model_copy(update={"seeds": (0, 1, 2)})
+    transfer(cohort, "classification", "random", out, longer, resume=True)
+    assert [run.seed for run in Study.open(out).content.runs] == [0, 1, 2]
+
+
+def test_transfer__reads_weights_from_a_file(cohort, tmp_path):
+    torch.manual_seed(3)
+    torch.save(build_backbone(TINY).model.state_dict(), tmp_path / "mine.pt")
+    config = TransferConfig(**SHARED | {"fractions": (1.0,)}, mode=LinearProbe(l2=(1.0,)))
+    out = transfer(cohort, "classification", tmp_path / "mine.pt", tmp_path / "s", config)
+    (one,) = Study.open(out).content.initialisations
+    assert (one.name, one.kind) == ("mine", "file")
+
+
+def test_transfer__writes_no_path_and_nothing_private(cohort, tmp_path):
+    config = TransferConfig(**SHARED | {"fractions": (1.0,)}, mode=LinearProbe(l2=(1.0,)))
+    out = transfer(cohort, "classification", "random", tmp_path / "s", config)
+    for file in [out / "study.json", *out.glob("runs/*/config.json")]:
+        assert str(tmp_path) not in file.read_text()
+        json.loads(file.read_text())
+
+
+def test_recipe__states_the_published_protocol():
+    config = medmnist_resnet18()
+    fit = config.mode.fit
+    assert (fit.epochs, fit.batch_size, fit.precision) == (100, 128, "bf16-mixed")
+    assert (fit.optimizer.kind, fit.optimizer.lr, fit.optimizer.lr_per) == ("adam", 1e-3, None)
+    assert (fit.schedule.milestones, fit.schedule.factor) == ((50, 75), 0.1)
+    assert (config.mean, config.std, config.view.size) == (0.5, 0.5, 28)
+    assert (config.backbone.name, config.backbone.small_stem) == ("resnet18", True)
+    assert config.mode.views is None
+    assert config.mode.epoch_choice == "validation"
+    pixels = medmnist_logistic_regression()
+    assert pixels.view == config.view
+    assert pixels.on_leak == config.on_leak
