@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scoutview.results.run import RunFolder
+from scoutview.results.run import RunFolder, write_embeddings
 from scoutview.results.sources import CohortView
 from scoutview.results.study import Study
 
@@ -68,8 +68,17 @@ def add_run(study, arm, fraction, seed, table, method="linear_probe", epoch_choi
     return run
 
 
-def make_study(folder, *, arms=ARMS, fractions=FRACTIONS, seeds=5, images=624, embeddings=False):
-    """Write a study with pre-training runs and, if asked, embeddings of real radiographs."""
+def make_study(folder, *, arms=ARMS, fractions=FRACTIONS, seeds=5, images=624, embedded=0):
+    """Write a study with pre-training runs and, if asked, embeddings of real radiographs.
+
+    Args:
+        folder: Where it is made.
+        arms: As `ARMS`.
+        fractions: Label fractions.
+        seeds: Runs of every arm and fraction.
+        images: Test images with simulated scores.
+        embedded: Real test images with embeddings, 0 for none.
+    """
     study = Study.create(
         folder / "study",
         task="classification",
@@ -105,8 +114,8 @@ def make_study(folder, *, arms=ARMS, fractions=FRACTIONS, seeds=5, images=624, e
                     ignore_index=True,
                 )
                 add_run(study, arm, fraction, seed, table)
-    if embeddings:
-        _embeddings(study)
+    if embedded:
+        _embeddings(study, embedded)
     return study
 
 
@@ -178,13 +187,14 @@ def cohort_view():
     )
 
 
-def _embeddings(study):
-    from scoutview.results.run import write_embeddings
-
+def _embeddings(study, count):
     table, pixels = radiographs()
     flat = pixels.reshape(len(pixels), -1).astype(np.float32)
     keep = np.concatenate(
-        [np.flatnonzero(table["split"] == "train")[:1500], np.flatnonzero(table["split"] == "test")]
+        [
+            np.flatnonzero(table["split"] == split)[:n]
+            for split, n in (("train", 2 * count), ("test", count))
+        ]
     )
     rng = np.random.default_rng(0)
     rows = table.iloc[keep][["image_id", "patient_id", "split"]]
