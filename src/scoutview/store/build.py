@@ -49,7 +49,7 @@ class StoreConfig(Config):
 
     codec: Literal["raw", "lz4"] = "raw"
     """Bytes as they are ("raw", reads fastest) or blosc2 with shuffle ("lz4", half the bytes)."""
-    shard_bytes: int = Field(1 << 30, ge=1 << 16)
+    shard_bytes: int = Field(1 << 30, ge=1 << 12)
     """A shard is closed when the next piece would make it larger than this."""
     max_side: int | None = Field(None, ge=16)
     """Shrink images whose rows or columns are longer than this; None keeps every pixel."""
