@@ -46,6 +46,7 @@ def sinkhorn(
     rows = mass.new_ones(len(mass))  # (B,)
     for _ in range(iterations):
         prototypes = 1.0 / _sum(mass.T @ rows)  # (K,)
+        prototypes = prototypes / prototypes.sum()  # the scale is free; without this it drifts
         rows = 1.0 / (mass @ prototypes)  # (B,)
     assigned = kept * prototypes  # (keep, K)
     return assigned / assigned.sum(dim=1, keepdim=True)

@@ -5,7 +5,7 @@ import math
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,7 +26,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
         student: Same structure.
         momentum: m, in [0, 1].
     """
-    slow, fast = list(teacher.parameters()), list(student.parameters())
+    slow: list[Tensor] = list(teacher.parameters())
+    fast: list[Tensor] = list(student.parameters())
     if slow:  # torch refuses empty lists, and a part may have no parameters
         torch._foreach_lerp_(slow, fast, 1.0 - momentum)
 
