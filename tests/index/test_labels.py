@@ -141,6 +141,11 @@ def test_join__free_text_is_no_label(tmp_path, keys):
         join_labels(table(tmp_path, text, columns=("story",)), keys)
 
 
+def test_join__a_label_must_not_hide_a_column_of_the_index(tmp_path, keys):
+    with pytest.raises(JoinError, match="name of a column of the index"):
+        join_labels(table(tmp_path, "id,modality\n001,1\n", columns=("modality",)), keys)
+
+
 def test_join__a_wrong_column_names_the_nearest(tmp_path, keys):
     with pytest.raises(JoinError, match="Did you mean 'sick'"):
         join_labels(table(tmp_path, "id,sick\n001,1\n002,1\n", columns=("sik",)), keys)

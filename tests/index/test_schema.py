@@ -5,7 +5,7 @@ from scoutview.base.errors import RunError
 from scoutview.index import schema
 
 KNOWN = {1: "63437a1760f2ce4f"}
-"""One digest per version that was ever written. Never edit a line: add one with the next version."""
+"""One digest per version ever written. Never edit a line: add one with the next version."""
 
 
 def test_schema__changes_only_with_its_version():

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -85,7 +85,7 @@ def build_cohort(
         seen = found.run(walk(sources, skip), workers)
         if np.array_equal(seen, old) and _is_current(out, state):
             shutil.rmtree(work)
-            return Cohort.open(out)
+            return _reopened(out, config)
         buckets = _spill(work, previous, seen)
         jobs = (GroupJob(bucket, bucket.with_suffix(""), key) for bucket in buckets)
         stems = sorted(workers.map(group, jobs))
@@ -97,6 +97,14 @@ def build_cohort(
     shutil.rmtree(work)
     _LOG.info("indexed %d files", len(seen))
     return Cohort.open(out)
+
+
+def _reopened(out: Path, config: IndexConfig) -> Cohort:
+    cohort = Cohort.open(out)
+    problems = cohort.content["counts"]["problems"]
+    if config.strict and problems:
+        raise _too_many(problems)
+    return cohort
 
 
 def _prepare(out: Path) -> Path:
@@ -281,10 +289,16 @@ def _bucket(groups: Signatures, number: int) -> NDArray[np.int64]:
 
 
 def _refuse_problems(out: Path, stems: Sequence[Path], attached: Attached) -> None:
+    # Without cohort.json an older cohort is not opened beside the new list of problems.
+    (out / "cohort.json").unlink(missing_ok=True)
     reasons = write_problems(out, stems, attached)
     if reasons:
-        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise DataError(
-            f"strict allows no problems, but there are {counted}; they stand in problems.csv of the"
-            " cohort folder. Correct them, or index without strict."
-        )
+        raise _too_many(reasons)
+
+
+def _too_many(reasons: Mapping[str, int]) -> DataError:
+    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return DataError(
+        f"strict allows no problems, but there are {counted}; they stand in problems.csv of the"
+        " cohort folder. Correct them, or index without strict."
+    )
