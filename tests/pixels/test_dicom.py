@@ -5,9 +5,12 @@ import hashlib
 import io
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLosslessSV1
 
 from scoutview.pixels.findings import PixelError
 from scoutview.pixels.headers import Header, Locator, NonImage, Problem
@@ -228,3 +231,23 @@ def test_probe__counts_other_classes_by_kind(tmp_path, sop_class, kind):
     del dataset.Rows
     dataset.save_as(tmp_path / "object")
     assert [found.kind for found in probe(tmp_path / "object")] == [kind]
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+def test_read__lossless_jpeg_of_twelve_bits_keeps_the_sign(tmp_path, signed):
+    rng = np.random.default_rng(4)
+    low, high = (-2048, 2048) if signed else (0, 4096)
+    values = rng.integers(low, high, (128, 128)).astype(np.int16 if signed else np.uint16)
+    stream = imagecodecs.jpeg8_encode(
+        values.view(np.uint16) & 0x0FFF, lossless=True, bitspersample=12
+    )
+    dataset = pydicom.dcmread(zoo("CT_small.dcm"))
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, signed
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.save_as(tmp_path / "x")
+    (header,) = probe(tmp_path / "x")
+    got = read(header.locator)
+    assert str(got.dtype) == header.dtype
+    np.testing.assert_array_equal(got, values)

@@ -47,6 +47,7 @@ _READ_ERRORS: Final = (
 _PLUGINS: Final = {
     "1.2.840.10008.1.2.5": "pylibjpeg",
     "1.2.840.10008.1.2.4.50": "pillow",
+    "1.2.840.10008.1.2.4.51": "pillow",
     "1.2.840.10008.1.2.4.57": "gdcm",
     "1.2.840.10008.1.2.4.70": "gdcm",
     "1.2.840.10008.1.2.4.80": "pyjpegls",
@@ -60,6 +61,7 @@ _PLUGINS: Final = {
 """The fastest permissive decoder of each transfer syntax; pydicom chooses for all others."""
 
 _JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
+_CHECKED: Final = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 _NATIVE: Final = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _DEFLATED, _BIG_ENDIAN))
@@ -530,9 +532,11 @@ def _decode(stream: BinaryIO, item: int) -> tuple[NDArray[Any], Dataset]:
     head = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
     meta = getattr(head, "file_meta", Dataset())
     syntax = str(meta.get("TransferSyntaxUID", ""))
+    if syntax in _CHECKED:
+        precision = _check_jpeg_streams(stream, head)
+        if head.SamplesPerPixel == 1 and (precision > 8 or syntax != _JPEG_EXTENDED):
+            return _decode_grey_jpeg(stream, index)
     stream.seek(0)
-    if syntax == _JPEG_EXTENDED and int(head.BitsStored) > 8:
-        return _decode_twelve_bit(stream, index)
     if _is_plain_file(stream, syntax, head):
         stream.seek(0)
         values = pixel_array(stream, index=index, decoding_plugin=_PLUGINS.get(syntax, ""))
@@ -554,20 +558,69 @@ def _is_plain_file(stream: BinaryIO, syntax: str, head: Dataset) -> bool:
     return plain and Tag("Rows") in head
 
 
-def _decode_twelve_bit(stream: BinaryIO, index: int | None) -> tuple[NDArray[Any], Dataset]:
-    """Decode 12-bit JPEG, which no permissive plugin of pydicom does."""
+def _check_jpeg_streams(stream: BinaryIO, head: Dataset) -> int:
+    """Require that every JPEG stream has the size of its header, and return their precision.
+
+    Decoders trust the stream when they ask for memory.
+
+    Args:
+        stream: At the pixel element.
+        head: The file's header.
+
+    Raises:
+        ValueError: A stream differs from the header.
+    """
+    wanted = (int(head.Rows), int(head.Columns), int(head.SamplesPerPixel))
+    largest = 0
+    stream.seek(12, 1)
+    while len(item := stream.read(8)) == 8 and item[:4] == b"\xfe\xff\x00\xe0":
+        length = int.from_bytes(item[4:], "little")
+        start = stream.read(min(length, 1 << 16))
+        if start[:2] == b"\xff\xd8":
+            precision, *size = _jpeg_frame(start)
+            if tuple(size) != wanted or not 2 <= precision <= int(head.BitsAllocated):
+                raise ValueError("the header and the JPEG stream differ in size")
+            largest = max(largest, precision)
+        stream.seek(length - len(start), 1)
+    return largest
+
+
+def _jpeg_frame(start: bytes) -> tuple[int, int, int, int]:
+    """Return precision, rows, columns and components of a JPEG stream's frame header.
+
+    Source: ISO/IEC 10918-1, B.2.2.
+    """
+    at = 2
+    while at + 10 <= len(start) and start[at] == 0xFF:
+        marker, length = start[at + 1], int.from_bytes(start[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            precision, rows, columns, parts = struct.unpack_from(">BHHB", start, at + 4)
+            return precision, rows, columns, parts
+        at += 1 if marker == 0xFF else 2 + length
+    raise ValueError("a JPEG stream without frame header")
+
+
+def _decode_grey_jpeg(stream: BinaryIO, index: int | None) -> tuple[NDArray[Any], Dataset]:
+    """Decode lossless and 12-bit JPEG by libjpeg-turbo.
+
+    Faster than gdcm, and damaged streams do not end the process; no other permissive plugin of
+    pydicom decodes 12 bits.
+    """
     import imagecodecs
 
+    stream.seek(0)
     dataset = pydicom.dcmread(stream, force=True)
     count = int(dataset.get("NumberOfFrames") or 1)
     wanted = range(count) if index is None else [index]
     frames = [
-        imagecodecs.jpeg_decode(
-            get_frame(dataset.PixelData, i, number_of_frames=count), bitspersample=12
-        )
+        imagecodecs.jpeg8_decode(get_frame(dataset.PixelData, i, number_of_frames=count))
         for i in wanted
     ]
     if any(frame.shape != (dataset.Rows, dataset.Columns) for frame in frames):
         raise ValueError("the header and the JPEG stream differ in size")
     values = np.stack(frames) if index is None and count > 1 else frames[0]
-    return values.astype(np.int16 if dataset.PixelRepresentation else np.uint16), dataset
+    values = values.astype(f"uint{dataset.BitsAllocated}")
+    if dataset.PixelRepresentation == 1:
+        unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
+        values = (values << unused).view(f"int{dataset.BitsAllocated}") >> unused
+    return values, dataset
