@@ -1,0 +1,123 @@
+"""Before training: fit defaults to the data, and estimate time and memory."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from scoutview.contract import Objective, Progress
+from scoutview.data.batch import Batch
+from scoutview.nn.optim_config import StepSchedule
+from scoutview.train.config import FitConfig
+
+_STATES = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}
+"""Tensors that an optimiser keeps for each weight."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training will cost, measured on one step without the data."""
+
+    step_s: float
+    total_s: float
+    memory_bytes: int
+    """Weights, gradients, optimiser state and what the backward pass keeps; per process."""
+
+    def __str__(self) -> str:
+        hours, rest = divmod(round(self.total_s), 3600)
+        minutes, seconds = divmod(rest, 60)
+        return (
+            f"Estimate: {1000 * self.step_s:.0f} ms a step without data, {hours}:{minutes:02d}:"
+            f"{seconds:02d} h in all, {self.memory_bytes / 2**30:.2f} GiB per process."
+        )
+
+
+def check_budget(config: FitConfig, dataset_size: int) -> list[str]:
+    """Name what looks unintended about budget, batch and schedule.
+
+    Raises:
+        ConfigError: The batch is larger than the training set or cannot be divided.
+    """
+    steps_per_epoch = config.steps_per_epoch(dataset_size)
+    total = config.total_steps(dataset_size)
+    assert config.part_size >= 1
+    notes = []
+    if total < steps_per_epoch:
+        notes.append(
+            f"The budget of {total} steps is less than one epoch of {steps_per_epoch}; most images"
+            " are never seen."
+        )
+    warmup = getattr(config.schedule, "warmup_epochs", 0.0) * steps_per_epoch
+    if warmup > total / 2:
+        notes.append(
+            f"The warm-up of {warmup:.0f} steps is shortened to half of the budget,"
+            f" {total // 2} steps; lower schedule.warmup_epochs or raise the budget."
+        )
+    if isinstance(config.schedule, StepSchedule):
+        late = [m for m in config.schedule.milestones if m * steps_per_epoch >= total]
+        if late:
+            notes.append(f"Milestones {late} lie beyond the budget and never come.")
+    left_out = dataset_size % config.batch_size
+    if left_out > dataset_size / 10:
+        notes.append(
+            f"{left_out} of {dataset_size} images do not fill a batch of {config.batch_size}; each"
+            " epoch leaves out other ones."
+        )
+    return notes
+
+
+def estimate(
+    objective: Objective,
+    batch: Batch,
+    prepare: Callable[[Batch], Batch],
+    config: FitConfig,
+    *,
+    fabric: Fabric,
+    dataset_size: int,
+) -> Estimate:
+    """Run two steps on a copy of the objective and count what the backward pass keeps.
+
+    Neither the objective nor torch's random state changes. All processes must call it.
+
+    Args:
+        objective: What will be trained.
+        batch: One part of a batch, as the loader gives it.
+        prepare: Widens and standardises a batch on the device.
+        config: Budget, precision, layout.
+        fabric: The processes.
+        dataset_size: Images in the training set.
+    """
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    total = config.total_steps(dataset_size)
+    progress = Progress(0, total, 0, max(1, total // config.steps_per_epoch(dataset_size)), 1)
+    progress = replace(progress, dataset_size=dataset_size)
+    with torch.random.fork_rng():
+        trial = copy.deepcopy(objective).to(fabric.device).train()
+        prepared = prepare(batch.to(fabric.device))
+        views = [v.contiguous(memory_format=layout) if v.ndim == 4 else v for v in prepared.views]
+        prepared = replace(prepared, views=views)
+        kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        seconds = 0.0
+        for _ in range(2):  # the first one warms up
+            start, kept = time.perf_counter(), 0
+            hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+            with fabric.autocast(), hooks:
+                loss = trial(prepared, progress).loss
+            loss.backward()
+            float(loss.detach())  # wait for the device
+            seconds = time.perf_counter() - start
+    weights = sum(p.nbytes for p in trial.parameters() if p.requires_grad)
+    state = sum(v.nbytes for v in trial.state_dict().values())
+    memory = state + weights * (1 + _STATES[config.optimizer.kind]) + kept
+    step_s = seconds * config.accumulate
+    return Estimate(step_s, step_s * total, memory)
