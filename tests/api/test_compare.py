@@ -34,7 +34,7 @@ def study(tmp_path_factory):
     for arm, kind, quality in (("net", "file", 2.0), ("random", "random", 0.5)):
         study.add_initialisation(arm, kind)
         features = rng.standard_normal((len(rows), 8)).astype(np.float32)
-        write_embeddings(study.embeddings_file(arm), rows, features)
+        write_embeddings(study.embeddings_folder(arm) / "embeddings.parquet", rows, features)
         for fraction in (0.1, 1.0):
             for seed in range(3):
                 target = _targets(table, label)

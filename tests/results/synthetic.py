@@ -201,4 +201,4 @@ def _embeddings(study, count):
     for arm in ("SimCLR", "random"):
         mix = rng.standard_normal((flat.shape[1], 64)).astype(np.float32)
         features = np.tanh((flat[keep] - flat.mean(axis=0)) @ mix / (10 if arm == "SimCLR" else 2))
-        write_embeddings(study.embeddings_file(arm), rows, features)
+        write_embeddings(study.embeddings_folder(arm) / "embeddings.parquet", rows, features)

@@ -43,6 +43,12 @@ class Section:
     small: bool = False
     """Show pictures beside each other where there is room."""
 
+    @property
+    def only_folded(self) -> bool:
+        """Whether nothing would be left of it on paper."""
+        shown = (self.text, self.tables, self.pictures, self.facts, self.sheet)
+        return not any(shown)
+
 
 @dataclass(frozen=True)
 class Page:

@@ -133,19 +133,20 @@ class Study:
         where = self.initialisation(name).run
         return RunFolder.open(self.path / where) if where else None
 
-    def embeddings_file(self, name: str) -> Path:
-        """Where the embeddings of an initialisation are written if it has no pre-training run."""
-        return self.path / "embeddings" / f"{_safe(name)}.parquet"
+    def embeddings_folder(self, name: str) -> Path:
+        """Where `embed` writes the embeddings of an initialisation that belong to the study."""
+        return self.path / "embeddings" / _safe(name)
 
     def embeddings(self, name: str) -> tuple[pd.DataFrame, NDArray[np.float32]] | None:
         """Read the embeddings of an initialisation, None if there are none.
 
         Returns:
-            Rows (image_id, patient_id, split) and features (N, dim), from the study's own file or
-            from the pre-training run.
+            Rows (image_id, patient_id, split) and features (N, dim), from the study's own
+            folder or from the pre-training run.
         """
-        if self.embeddings_file(name).is_file():
-            return read_embeddings(self.embeddings_file(name))
+        own = self.embeddings_folder(name) / "embeddings.parquet"
+        if own.is_file():
+            return read_embeddings(own)
         run = self.pretraining(name)
         return run.embeddings() if run is not None and run.has_embeddings else None
 
