@@ -8,9 +8,12 @@ import torch
 
 from scoutview.api import transfer_runs
 from scoutview.api.index import index
+from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.transfer import TransferConfig, transfer
 from scoutview.api.transfer_runs import FineTune
 from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
+from scoutview.data.samples import DataConfig
+from scoutview.methods.simclr import SimCLRConfig
 from scoutview.nn.backbones import BackboneConfig, build_backbone
 from scoutview.nn.optim_config import AdamConfig
 from scoutview.nn.probe_solvers import fit_linear_probe
@@ -19,7 +22,7 @@ from scoutview.results.collect import collect
 from scoutview.results.study import Study
 from scoutview.tasks.probe import LinearProbe, LogisticRegression, RandomForest
 from scoutview.train.config import FitConfig
-from scoutview.views.policy import EvalView
+from scoutview.views.policy import EvalView, TwoCrops
 
 TINY = BackboneConfig(name="resnet10t", stage_widths=(8, 8, 16, 16), stage_depths=(1, 1, 1, 1))
 SHARED = {"backbone": TINY, "view": EvalView(size=28), "fractions": (0.2, 1.0), "seeds": (0, 1)}
@@ -301,3 +304,50 @@ def test_recipe__states_the_published_protocol():
     pixels = medmnist_logistic_regression()
     assert pixels.view == config.view
     assert pixels.on_leak == config.on_leak
+
+
+def pretrained(cohort, out, split):
+    return pretrain(
+        cohort,
+        "simclr",
+        out,
+        config=PretrainConfig(
+            samples=96,
+            batch_size=24,
+            backbone=TINY,
+            probe_every=None,
+            progress=False,
+            mean=0.4,
+            data=DataConfig(split=split),
+        ),
+        settings=SimCLRConfig(views=TwoCrops(size=28)),
+    )
+
+
+@pytest.mark.filterwarnings("ignore::scoutview.base.errors.ScoutviewWarning")
+def test_transfer__shows_a_pretrained_backbone_what_it_was_trained_on(cohort, tmp_path):
+    run = pretrained(cohort, tmp_path / "run", "train")
+    settings = {"fractions": (1.0,), "mode": LinearProbe(l2=(1.0,))}
+    out = transfer(cohort, "classification", run, tmp_path / "s", TransferConfig(**settings))
+    study = Study.open(out)
+    (one,) = study.content.initialisations
+    assert (one.name, one.kind, one.method) == ("simclr", "run", "simclr")
+    assert study.pretraining("simclr").path.resolve() == run.resolve()
+    ((_, probed),) = study.runs()
+    assert probed.config["mean"] == 0.4
+    assert probed.config["view"]["size"] == 28
+    other = TransferConfig(**settings, std=0.25)
+    with_note = transfer(cohort, "classification", run, tmp_path / "other", other)
+    notes = Study.open(with_note).content.details["notes"]
+    assert any("pre-trained with another std" in note for note in notes)
+
+
+@pytest.mark.filterwarnings("ignore::scoutview.base.errors.ScoutviewWarning")
+def test_transfer__refuses_a_backbone_that_has_seen_the_test_images(cohort, tmp_path):
+    run = pretrained(cohort, tmp_path / "run", "test")
+    config = TransferConfig(fractions=(1.0,), mode=LinearProbe(l2=(1.0,)))
+    with pytest.raises(LeakageError, match="48 of 48 test images were in the pre-training set"):
+        transfer(cohort, "classification", run, tmp_path / "s", config)
+    allowed = config.model_copy(update={"on_leak": "allow"})
+    out = transfer(cohort, "classification", run, tmp_path / "s", allowed)
+    assert any("this was allowed" in n for n in Study.open(out).content.details["notes"])

@@ -18,7 +18,6 @@ from scoutview.api.transfer_runs import (
     FineTune,
     Images,
     Result,
-    Rows,
     Start,
     features_of,
     fit_classifier,
@@ -40,6 +39,7 @@ from scoutview.stats.comparison import check_distinct
 from scoutview.store.duplicates import find_duplicates
 from scoutview.store.reader import Store
 from scoutview.tasks import TASKS
+from scoutview.tasks.evaluation import Evaluation, Rows
 from scoutview.tasks.leakage import (
     OnLeak,
     check_parts,
@@ -84,7 +84,8 @@ class TransferConfig(Config):
     """Seed of a random backbone that is only probed: one backbone, as there is one of each
     pre-training. Fine-tuning draws a new start per seed."""
     view: EvalView = EvalView()
-    """What validation, test and probes see."""
+    """What validation, test and probes see. Where `view`, `mean`, `std` or the intensity are not
+    written, a pre-training run brings its own."""
     data: DataConfig = DataConfig()
     """Which images (`where`), slices of volumes and intensities. `split` stays null: a transfer
     needs all parts. Outputs of a volume's slices are averaged."""
@@ -137,11 +138,13 @@ def transfer(
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     start = read_start(initialisation, config)
+    config, seen_otherwise = _as_pretrained(start, config)
     whole = open_cohort(cohort)
     store = stored(whole)
     images = _images(whole, store, config)
     pairs = find_duplicates(store, whole.where(config.data.where))
     blocks, notes, dropped = _split(images, pairs, config)
+    notes += seen_otherwise
     notes += _seen_in_pretraining(start, whole, images, blocks, config)
     study = _study(out, task, whole, config, resume)
     study.add_initialisation(start.name, start.kind, method=start.method, run=start.run)
@@ -202,6 +205,37 @@ def _start_of_run(path: Path, config: TransferConfig) -> Start:
     return Start(config.name or method, "run", backbone, method=method, run=path)
 
 
+def _as_pretrained(start: Start, config: TransferConfig) -> tuple[TransferConfig, list[str]]:
+    """Show a pre-trained backbone what it was trained on, unless the user wrote something else."""
+    if start.run is None:
+        return config, []
+    values = RunFolder.open(start.run).config
+    before = DataConfig.build(values["data"])
+    theirs: dict[str, Any] = {
+        "view": EvalView.build(values["view"]),
+        "mean": values["mean"],
+        "std": values["std"],
+    }
+    data: dict[str, Any] = {"intensity": before.intensity, "channel": before.channel}
+    written = config.model_fields_set
+    notes = [
+        f"{start.name} was pre-trained with another {name} than this transfer uses."
+        for name in theirs
+        if name in written and getattr(config, name) != theirs[name]
+    ]
+    notes += [
+        f"{start.name} was pre-trained with another {name} policy than this transfer uses."
+        for name in data
+        if name in config.data.model_fields_set and getattr(config.data, name) != data[name]
+    ]
+    for note in notes:
+        log.warning("%s", note)
+    kept = {k: v for k, v in data.items() if k not in config.data.model_fields_set}
+    update = {k: v for k, v in theirs.items() if k not in written}
+    update["data"] = config.data.model_copy(update=kept)
+    return config.model_copy(update=update), notes
+
+
 # ------------------------------------------------------------------ images and split
 
 
@@ -221,14 +255,16 @@ def _images(whole: Cohort, store: Store, config: TransferConfig) -> Images:
     return Images(
         table=part.table.iloc[keep].reset_index(drop=True),
         targets=targets.of(keep),
-        store=store,
         rows=rows[keep],
-        data=config.data,
-        view=config.view,
-        mean=config.mean,
-        std=config.std,
-        batch_size=config.batch_size,
-        threads=config.threads,
+        evaluation=Evaluation(
+            store,
+            config.data,
+            config.view,
+            config.mean,
+            config.std,
+            config.batch_size,
+            config.threads,
+        ),
     )
 
 
@@ -296,8 +332,8 @@ def _seen_in_pretraining(
             " in it."
         ]
     same = seen.folder.resolve() == whole.folder.resolve()
-    other = (images.store if same else stored(seen), seen)
-    pairs = find_duplicates(images.store, whole.where(config.data.where), against=other)
+    other = (images.evaluation.store if same else stored(seen), seen)
+    pairs = find_duplicates(images.evaluation.store, whole.where(config.data.where), against=other)
     tested = np.unique(np.concatenate([block["test"] for block in blocks.values()]))
     test = images.table["image_id"].iloc[tested].tolist()
     allow = config.on_leak == "allow"
@@ -416,6 +452,10 @@ def _run_values(study: Study, start: Start, cell: Cell, config: TransferConfig) 
         "fraction": cell.fraction,
         "seed": cell.seed,
         "fold": cell.fold,
+        "view": plain["view"],
+        "data": plain["data"],
+        "mean": config.mean,
+        "std": config.std,
         "images": {"train": len(cell.train), "val": len(cell.val), "test": len(cell.test)},
         "backbone": json.loads(start.backbone.model_dump_json(exclude={"weights"})),
         "transfer": {

@@ -1,10 +1,8 @@
 """The runs of a transfer study: classifiers on features or pixels, networks trained on labels."""
 
-import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,22 +13,22 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import nn
 
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError
 from scoutview.base.files import atomic_writer
 from scoutview.contract import Objective
 from scoutview.data.batch import IGNORE, Batch
-from scoutview.data.loader import Loader, widen
+from scoutview.data.loader import Loader
 from scoutview.data.sampler import PermutationSampler
-from scoutview.data.samples import DataConfig, Samples
+from scoutview.data.samples import Samples
 from scoutview.nn.backbones import Backbone, BackboneConfig, build_backbone
 from scoutview.nn.optim_config import AdamConfig, StepSchedule
 from scoutview.results.run import RunFolder
-from scoutview.store.reader import Store
 from scoutview.tasks.classification import Classification, ClassificationConfig
-from scoutview.tasks.features import averaged, cached, content_hash, outputs, weights_hash
+from scoutview.tasks.evaluation import Evaluation, Rows
+from scoutview.tasks.features import cached, weights_hash
 from scoutview.tasks.probe import (
     LinearProbe,
     LogisticRegression,
@@ -51,8 +49,6 @@ from scoutview.views.pipeline import Views
 from scoutview.views.policy import EvalView, MultiCrop
 
 log = logging.getLogger(__name__)
-
-Rows = NDArray[np.int64]
 
 
 class FineTune(Config):
@@ -103,81 +99,16 @@ class Start:
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images of a cohort, N of them, and how they become views."""
+    """Labelled images of a cohort, N of them."""
 
     table: pd.DataFrame
     """Rows of the index, (N,)."""
     targets: Targets
     """(N, L)."""
-    store: Store
-    """Where the pixels are."""
     rows: Rows
-    """Their rows in the store, (N,)."""
-    data: DataConfig
-    """Slices, intensity, channel."""
-    view: EvalView
-    """What validation, test and probes see."""
-    mean: float
-    std: float
-    batch_size: int
-    """Images per forward pass of evaluation."""
-    threads: int
-    """Threads that make views."""
-
-    def samples(self, chosen: Rows) -> Samples:
-        """Lay out the samples of some images, with targets."""
-        targets = self.targets.of(chosen).for_loss(IGNORE)
-        return Samples(self.store, self.rows[chosen], self.data, targets=targets)
-
-    def evaluate(
-        self,
-        network: Callable[[Batch], Tensor],
-        module: nn.Module,
-        chosen: Rows,
-        prepare: Callable[[Batch], Batch],
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    ) -> NDArray[np.float32]:
-        """Run a network on the evaluation views of some images, (M, D); slices are averaged."""
-        samples = self.samples(chosen)
-        view = Views(self.view)
-        # A sweep draws no batches; the sampler is there because a loader has one.
-        sampler = PermutationSampler(len(samples), 1, seed=0)
-        loader = Loader(
-            samples,
-            view,
-            sampler,
-            seed=0,
-            threads=self.threads,
-            sweep_views=view,
-            sweep_batch=self.batch_size,
-        )
-        found = outputs(
-            network, module, loader.sweep(), prepare, count=len(samples), autocast=autocast
-        )
-        image, _, _ = samples.locate(np.arange(len(samples)))
-        return averaged(found, image, len(chosen))
-
-    def prepare(
-        self, device: torch.device, channels: int, *, channels_last: bool = False
-    ) -> Callable[[Batch], Batch]:
-        """Give what moves a batch to a device and widens it for a backbone."""
-
-        def prepare(batch: Batch) -> Batch:
-            moved = batch.to(device, non_blocking=True)
-            wide = widen(moved, channels=channels, mean=self.mean, std=self.std)
-            return in_layout(wide) if channels_last else wide
-
-        return prepare
-
-    def recipe(self) -> str:
-        """Digest of all that the evaluation views depend on."""
-        return content_hash(
-            self.table["image_id"].tolist(),
-            self.store.hashes()["content_hash"].iloc[self.rows].tolist(),
-            self.view.model_dump(mode="json"),
-            self.data.model_dump(mode="json", exclude={"where", "split"}),
-            (self.mean, self.std),
-        )
+    """Rows of the store, (N,)."""
+    evaluation: Evaluation
+    """How they become views."""
 
 
 @dataclass(frozen=True)
@@ -210,33 +141,31 @@ def features_of(
 ) -> NDArray[np.float32]:
     """Compute the frozen backbone's features of all images, once per backbone, images and view."""
     backbone = start.build(seed)
-    key = f"{weights_hash(backbone)}-{images.recipe()}"
+    evaluation = images.evaluation
 
     def compute() -> NDArray[np.float32]:
-        backbone.to(device)
-        return images.evaluate(
-            lambda batch: backbone(batch.views[0]),
-            backbone,
-            np.arange(len(images.table)),
-            images.prepare(device, backbone.in_channels, channels_last=True),
+        backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        prepare = evaluation.prepare(device, backbone.in_channels, channels_last=True)
+        return evaluation.run(
+            lambda batch: backbone(batch.views[0]), backbone, images.rows, prepare
         )
 
+    key = f"{weights_hash(backbone)}-{evaluation.digest(images.rows)}"
     return cached(cache / f"{key}.npy", compute)
 
 
 def pixels_of(images: Images, *, cache: Path) -> NDArray[np.float32]:
     """Read the evaluation view of all images as flat vectors, standardised as for a network."""
+    evaluation = images.evaluation
 
     def compute() -> NDArray[np.float32]:
-        channels = 3 if images.data.channel == "colour" else 1
-        return images.evaluate(
-            lambda batch: batch.views[0].flatten(1),
-            nn.Identity(),
-            np.arange(len(images.table)),
-            images.prepare(torch.device("cpu"), channels),
+        channels = 3 if evaluation.data.channel == "colour" else 1
+        prepare = evaluation.prepare(torch.device("cpu"), channels)
+        return evaluation.run(
+            lambda batch: batch.views[0].flatten(1), nn.Identity(), images.rows, prepare
         )
 
-    return cached(cache / f"pixels-{images.recipe()}.npy", compute)
+    return cached(cache / f"pixels-{evaluation.digest(images.rows)}.npy", compute)
 
 
 def fit_classifier(
@@ -299,16 +228,20 @@ def fit_network(
     resume: bool,
 ) -> Result:
     """Train a network on the labels, choose the epoch, and predict validation and test once."""
-    samples = images.samples(cell.train)
+    evaluation = images.evaluation
+    targets = images.targets.of(cell.train).for_loss(IGNORE)
+    samples = Samples(evaluation.store, images.rows[cell.train], evaluation.data, targets=targets)
     config = fitted_config(mode, len(samples), cell.seed)
     fabric = start_fabric(config)
     objective = _objective(mode, start, images.targets, cell.seed).to(fabric.device)
     channels = objective.backbone.in_channels
-    prepare = images.prepare(fabric.device, channels, channels_last=config.channels_last)
+    prepare = evaluation.prepare(fabric.device, channels, channels_last=config.channels_last)
 
     def predict(network: Objective, rows: Rows) -> NDArray[np.float64]:
         assert isinstance(network, Classification)
-        found = images.evaluate(network.predict, network, rows, prepare, fabric.autocast)
+        found = evaluation.run(
+            network.predict, network, images.rows[rows], prepare, fabric.autocast
+        )
         return found.astype(np.float64)
 
     validation = images.targets.of(cell.val)
@@ -325,10 +258,10 @@ def fit_network(
         selection.resume(checkpoint.step // per_epoch if checkpoint else 0)
     source = Loader(
         samples,
-        Views(mode.views or images.view),
+        Views(mode.views or evaluation.view),
         PermutationSampler(len(samples), config.batch_size, seed=cell.seed),
         seed=cell.seed,
-        threads=images.threads,
+        threads=evaluation.threads,
     )
     start_s = time.perf_counter()
     try:
@@ -390,13 +323,6 @@ def _objective(mode: FineTune, start: Start, targets: Targets, seed: int) -> Cla
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Classification(backbone, head, labels=targets.spec)
-
-
-def in_layout(batch: Batch) -> Batch:
-    """Put the channels of all 2D views last in memory."""
-    layout = torch.channels_last
-    views = [v.contiguous(memory_format=layout) if v.ndim == 4 else v for v in batch.views]
-    return dataclasses.replace(batch, views=views)
 
 
 def _write_backbone(backbone: Backbone, run: RunFolder) -> None:
