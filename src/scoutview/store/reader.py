@@ -171,7 +171,7 @@ class Store:
 
     @cached_property
     def levels(self) -> NDArray[np.float32]:
-        """Quantiles `rows.LEVELS` of the stored values of every row, (N, 11), on disk."""
+        """Quantiles `rows.LEVELS` of the stored values of every row, (N, 23), on disk."""
         return self._mapped("levels.bin", np.dtype("<f4"), (len(rows.LEVELS),))
 
     @cached_property

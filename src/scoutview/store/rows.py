@@ -56,7 +56,9 @@ VOLUME: Final = 2
 INVERTED: Final = 4
 """Bits of `flags`: pixels are in the store; the image has a depth axis; MONOCHROME1."""
 
-LEVELS: Final = (0.0, 0.005, 0.01, 0.02, 0.05, 0.5, 0.95, 0.98, 0.99, 0.995, 1.0)
+_TAIL: Final = (0.0, 0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25)
+
+LEVELS: Final = (*_TAIL, 0.5, *(round(1 - level, 6) for level in reversed(_TAIL)))
 """Quantiles of the stored values that `levels.bin` holds per image, float32."""
 
 GROUPS: Final = 255
