@@ -411,3 +411,10 @@ def test_progress__ends_at_all_files(tmp_path):
         )
         assert calls[-1] == (3, 3)
         assert all(done <= found for done, found in calls)
+
+
+def test_build__a_folder_without_images_is_an_error(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "note.txt").write_text("text")
+    with pytest.raises(DataError, match="no image"):
+        build(tmp_path / "s", tmp_path / "c")

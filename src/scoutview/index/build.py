@@ -27,7 +27,7 @@ from scoutview.index.cohort import Cohort
 from scoutview.index.config import IndexConfig
 from scoutview.index.finish import write, write_problems
 from scoutview.index.privacy import key_from_file, new_key, pseudonym, signature, write_key
-from scoutview.index.scan import GroupJob, ScanJob, group, scan, table_writer
+from scoutview.index.scan import GroupJob, ScanJob, group, part_path, scan, table_writer
 from scoutview.index.schema import PRIVATE, VERSION
 from scoutview.index.walk import SeenFile, walk
 from scoutview.index.workers import Workers
@@ -89,6 +89,13 @@ def build_cohort(
         buckets = _spill(work, previous, seen)
         jobs = (GroupJob(bucket, bucket.with_suffix(""), key) for bucket in buckets)
         stems = sorted(workers.map(group, jobs))
+    if not any(pq.read_metadata(part_path(stem, "index")).num_rows for stem in stems):
+        (out / "cohort.json").unlink(missing_ok=True)
+        write_problems(out, stems, [])
+        raise DataError(
+            f"The sources hold {len(seen)} files but no image that can be read; see problems.csv in"
+            " the cohort folder, and check the path."
+        )
     attached = attach(stems, config, key)
     if config.strict:
         _refuse_problems(out, stems, attached)
@@ -291,7 +298,7 @@ def _bucket(groups: Signatures, number: int) -> NDArray[np.int64]:
 def _refuse_problems(out: Path, stems: Sequence[Path], attached: Attached) -> None:
     # Without cohort.json an older cohort is not opened beside the new list of problems.
     (out / "cohort.json").unlink(missing_ok=True)
-    reasons = write_problems(out, stems, attached)
+    reasons = write_problems(out, stems, attached.problems)
     if reasons:
         raise _too_many(reasons)
 

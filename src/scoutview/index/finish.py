@@ -52,15 +52,22 @@ def write(
     _write_index(out, stems, attached)
     _write_frame(out / "boxes.parquet", attached.boxes, BOXES, 0o644)
     _write_frame(out / "reports.parquet", attached.reports, REPORTS, PRIVATE_MODE)
-    problems = write_problems(out, stems, attached)
+    problems = write_problems(out, stems, attached.problems)
     content = _content(attached, key) | {"labelmap_names": {str(k): v for k, v in names.items()}}
     content["patient_ids_known"] = counts["images_without_patient"] == 0
     content["counts"] |= {"files": files, **counts, "problems": dict(sorted(problems.items()))}
     write_json(out / "cohort.json", content, schema=COHORT, version=VERSION)
 
 
-def write_problems(out: Path, stems: Sequence[Path], attached: Attached) -> Counter[str]:
+def write_problems(
+    out: Path, stems: Sequence[Path], joined: Sequence[dict[str, Any]]
+) -> Counter[str]:
     """Write `problems.csv`.
+
+    Args:
+        out: The cohort folder.
+        stems: Results of `scan.group`.
+        joined: Problems that joining found.
 
     Returns:
         Number of problems by reason.
@@ -72,8 +79,8 @@ def write_problems(out: Path, stems: Sequence[Path], attached: Attached) -> Coun
             rows = batch.to_pylist()
             reasons.update(row["reason"] for row in rows)
             stream.write(csv_lines(rows))
-        reasons.update(row["reason"] for row in attached.problems)
-        stream.write(csv_lines(attached.problems))
+        reasons.update(row["reason"] for row in joined)
+        stream.write(csv_lines(joined))
     return reasons
 
 

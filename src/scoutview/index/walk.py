@@ -65,9 +65,16 @@ def _roots(sources: Sequence[Path]) -> dict[Path, str]:
 
 
 def _below(top: str, label: str, skipped: set[str]) -> Iterator[SeenFile]:
-    entered: set[tuple[int, int]] = set()
-    folders = [(top, label)]
-    while folders:
+    info = os.stat(top)
+    entered = {(info.st_dev, info.st_ino)}
+    folders, links = [(top, label)], list[tuple[os.DirEntry[str], str]]()
+    while folders or links:
+        if not folders:
+            # Links come last, so that a folder is known by its own name, not by a link's.
+            entry, below = links.pop()
+            if _enter(entry, entered, skipped):
+                folders.append((entry.path, below))
+            continue
         folder, name = folders.pop()
         try:
             entries = os.scandir(folder)
@@ -78,11 +85,13 @@ def _below(top: str, label: str, skipped: set[str]) -> Iterator[SeenFile]:
         with entries:
             for entry in entries:
                 below = f"{name}/{entry.name}"
-                if entry.is_dir():
-                    if _enter(entry, entered, skipped):
-                        folders.append((entry.path, below))
-                elif not entry.name.endswith(TEMPORARY):
-                    yield _stat(entry, below)
+                if not entry.is_dir():
+                    if not entry.name.endswith(TEMPORARY):
+                        yield _stat(entry, below)
+                elif entry.is_symlink():
+                    links.append((entry, below))
+                elif _enter(entry, entered, skipped):
+                    folders.append((entry.path, below))
 
 
 def _stat(entry: "os.DirEntry[str]", name: str) -> SeenFile:
