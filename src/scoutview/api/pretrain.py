@@ -41,7 +41,7 @@ from scoutview.train.loop import Fitted, fit
 from scoutview.train.monitor import CollapseMonitor, queue_size
 from scoutview.train.preflight import check_budget, estimate
 from scoutview.train.probe import LabelledProbe
-from scoutview.views.defaults import for_modalities
+from scoutview.views.defaults import LIMITS, for_modalities
 from scoutview.views.pipeline import Views
 from scoutview.views.policy import EvalView, MultiCrop, TwoCrops
 from scoutview.views.presets import multi_crop_for_small_images, two_crops_for_small_images
@@ -205,9 +205,6 @@ def _plan(
         largest = max(spec.size for spec in settings.views.specs(2))  # type: ignore[attr-defined]
         side = largest[0] if len(set(largest)) == 1 else largest
         config = config.model_copy(update={"view": EvalView(size=side)})
-    if fabric.is_global_zero:
-        for note in notes:
-            logger.warning("%s", note)
     return _Plan(
         method,
         settings,
@@ -284,7 +281,9 @@ def _fitted_views(settings: MethodConfig, plan: _Plan) -> tuple[MethodConfig, li
         return settings, []
     table = plan.store.table.mapped[plan.samples.rows[:: max(1, len(plan.samples.rows) // 1000)]]
     side = int(np.median(np.minimum(table["height"], table["width"])))
-    fitted = for_modalities({plan.store.groups[group] for group in table["group"]}, views)
+    # files without a header say nothing of their modality: the strictest limits hold
+    named = {plan.store.groups[group] for group in np.unique(table["group"])}
+    fitted = for_modalities({name if name in LIMITS else "other" for name in named}, views)
     notes = []
     if fitted != views:
         notes.append("Views are held to what is safe for the modalities of the data.")
@@ -323,6 +322,8 @@ def _train(plan: _Plan, run: RunFolder, fabric: Fabric, *, resume: bool) -> Path
         first = next(loader.batches(0))
         cost = estimate(objective, first, prepare, config, fabric=fabric, dataset_size=size)
         if fabric.is_global_zero:
+            for note in () if resume else plan.notes:
+                logger.warning("%s", note)
             logger.info("%s on %d images, %s.", plan.method, size, _budget(config, size))
             logger.info("%s", cost)
         fitted = fit(
@@ -434,11 +435,14 @@ def _log_file(run: RunFolder, fabric: Fabric) -> Iterator[None]:
     handler = logging.FileHandler(run.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("scoutview")
+    level = root.level
+    root.setLevel(min(root.getEffectiveLevel(), logging.INFO))
     root.addHandler(handler)
     try:
         yield
     finally:
         root.removeHandler(handler)
+        root.setLevel(level)
         handler.close()
 
 

@@ -1,0 +1,214 @@
+import importlib.resources
+import json
+import logging
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from scoutview.api.index import index
+from scoutview.api.pretrain import PretrainConfig, pretrain
+from scoutview.base.errors import ConfigError, RunError
+from scoutview.methods import METHODS, config_class
+from scoutview.nn.backbones import BackboneConfig, build_backbone
+from scoutview.results.run import RunFolder
+from scoutview.store.reader import MANIFEST
+from scoutview.train.loop import fit
+from scoutview.train.signals import TrainingStoppedError
+
+TINY = BackboneConfig(
+    name="resnet10t", small_stem=False, stage_widths=(8, 8, 16, 16), stage_depths=(1, 1, 1, 1)
+)
+PARTS = (("train", 96), ("val", 40), ("test", 8))
+
+
+def tiny_config(**changes):
+    values = {
+        "epochs": 2,
+        "batch_size": 32,
+        "backbone": TINY,
+        "accelerator": "cpu",
+        "log_every": 1,
+        "checkpoint_every": 1,
+        "probe_every": 1,
+        "progress": False,
+    }
+    return PretrainConfig(**{**values, **changes})
+
+
+def make_cohort(folder):
+    """Real radiographs of the demo set in the layout of MedMNIST."""
+    demo = importlib.resources.files("scoutview") / "demo_data" / "pneumoniamnist.npz"
+    arrays = {}
+    with importlib.resources.as_file(demo) as path, np.load(path) as whole:
+        for part, count in PARTS:
+            pick = np.random.default_rng(1).permutation(len(whole[f"{part}_images"]))[:count]
+            arrays[f"{part}_images"] = whole[f"{part}_images"][pick]
+            arrays[f"{part}_labels"] = whole[f"{part}_labels"][pick]
+    folder.mkdir()
+    np.savez(folder / "set.npz", **arrays)
+    return index(folder / "set.npz", folder / "cohort")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return make_cohort(tmp_path_factory.mktemp("pretrain") / "set")
+
+
+def small(name, **changes):
+    """Settings of a method with small heads, whichever of them it has."""
+    values = {"hidden_dim": 32, "output_dim": 16} | changes
+    kind = config_class(name)
+    return kind(**{key: v for key, v in values.items() if key in kind.model_fields})
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_pretrain__writes_a_complete_run(name, cohort, tmp_path):
+    path = pretrain(cohort, name, tmp_path / "run", config=tiny_config(), settings=small(name))
+    run = RunFolder.open(path)
+    assert (cohort / "store" / MANIFEST).is_file()
+    summary = run.summary()
+    assert summary["samples_seen"] == 192
+    assert summary["steps"] == 6
+    metrics = run.metrics()
+    assert metrics["loss"].notna().all()
+    probed = metrics.dropna(subset=["knn_auc", "linear_auc"])
+    assert probed["step"].tolist() == [3, 6]
+    assert probed["knn_auc"].between(0, 1).all()
+    values = run.config
+    assert values["method"]["name"] == name
+    assert values["seed"] == 0
+    assert (path / values["cohort"]).resolve() == cohort.resolve()
+    assert values["data"]["split"] == "train"
+    assert values["view"]["size"] == 28
+    assert summary["notes"][: len(values["notes"])] == values["notes"]
+    assert "192 samples seen" in run.model_card.read_text()
+    assert "Estimate:" in run.log.read_text()
+    with safe_open(run.backbone, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["method"] == name
+    assert BackboneConfig.build(json.loads(metadata["backbone"])) == TINY
+
+
+def test_pretrain__backbone_file_holds_the_last_checkpoint(cohort, tmp_path):
+    from scoutview.train.checkpoint import latest_checkpoint
+
+    run = RunFolder.open(pretrain(cohort, "simclr", tmp_path / "run", config=tiny_config()))
+    saved = load_file(run.backbone)
+    tensors = latest_checkpoint(run.checkpoints).tensors
+    assert all(torch.equal(v, tensors[f"model.backbone.model.{k}"]) for k, v in saved.items())
+    loaded = build_backbone(TINY.model_copy(update={"weights": str(run.backbone)}))
+    assert all(torch.equal(v, saved[k]) for k, v in loaded.model.state_dict().items())
+
+
+def test_pretrain__small_data_defaults_are_said_and_recorded(cohort, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="scoutview"):
+        path = pretrain(cohort, "moco_v2", tmp_path / "run", config=tiny_config())
+    values = RunFolder.open(path).config
+    assert values["method"]["queue_length"] == 96
+    assert values["method"]["views"]["size"] == 28
+    assert any("queue_length lowered from 65536 to 96" in note for note in values["notes"])
+    assert "queue_length lowered from 65536 to 96" in caplog.text
+
+
+def test_pretrain__a_written_value_is_refused_not_changed(cohort, tmp_path):
+    settings = config_class("moco_v2")(queue_length=4096)
+    with pytest.raises(ConfigError, match="at most 96"):
+        pretrain(cohort, "moco_v2", tmp_path / "run", config=tiny_config(), settings=settings)
+    with pytest.raises(ConfigError, match="largest that works is 96"):
+        pretrain(cohort, "simclr", tmp_path / "run", config=tiny_config(batch_size=128))
+    assert not (tmp_path / "run").exists()
+
+
+def run_and_die(cohort, folder, at):
+    import scoutview.api.pretrain as module
+
+    torch.set_num_threads(1)
+
+    def dying(objective, *arguments, **named):
+        forward = objective.forward
+
+        def count(batch, progress):
+            if progress.step == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return forward(batch, progress)
+
+        objective.forward = count
+        return fit(objective, *arguments, **named)
+
+    module.fit = dying
+    pretrain(cohort, "byol", folder, config=tiny_config(), settings=small("byol"))
+
+
+def test_pretrain__killed_and_resumed_is_bit_equal(cohort, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed", "timm"])
+    child = context.Process(target=run_and_die, args=(cohort, tmp_path / "killed", 4))
+    child.start()
+    torch.set_num_threads(1)
+    whole = pretrain(
+        cohort, "byol", tmp_path / "whole", config=tiny_config(), settings=small("byol")
+    )
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    resumed = pretrain(resume=tmp_path / "killed")
+    left, right = (
+        load_file(whole / "backbone.safetensors"),
+        load_file(resumed / "backbone.safetensors"),
+    )
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    columns = ["step", "loss", "lr", "knn_auc", "linear_auc", "samples_seen"]
+    assert (
+        RunFolder.open(whole).metrics()[columns].equals(RunFolder.open(resumed).metrics()[columns])
+    )
+    with pytest.raises(RunError, match="has finished"):
+        pretrain(resume=resumed)
+
+
+def test_pretrain__a_signal_stops_it_and_resume_finishes(cohort, tmp_path, monkeypatch):
+    import scoutview.api.pretrain as module
+
+    def interrupted(objective, *arguments, **named):
+        forward = objective.forward
+
+        def signalling(batch, progress):
+            if progress.step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return forward(batch, progress)
+
+        objective.forward = signalling
+        return fit(objective, *arguments, **named)
+
+    monkeypatch.setattr(module, "fit", interrupted)
+    with pytest.raises(TrainingStoppedError, match="SIGINT after step 3"):
+        pretrain(cohort, "simclr", tmp_path / "run", config=tiny_config())
+    monkeypatch.setattr(module, "fit", fit)
+    run = RunFolder.open(tmp_path / "run")
+    assert not run.finished
+    assert RunFolder.open(pretrain(resume=run.path)).finished
+
+
+def test_pretrain__says_what_is_missing(cohort, tmp_path):
+    with pytest.raises(ConfigError, match="needs a cohort, a method"):
+        pretrain(cohort)
+    with pytest.raises(ConfigError, match="resume takes everything"):
+        pretrain(method="simclr", resume=tmp_path)
+    with pytest.raises(ConfigError, match="Did you mean 'simclr'"):
+        pretrain(cohort, "simcrl", tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "x").write_text("x")
+    with pytest.raises(RunError, match="not empty"):
+        pretrain(cohort, "simclr", tmp_path / "run", config=tiny_config())
+
+
+def test_config__samples_replace_the_default_epochs():
+    assert PretrainConfig(samples=1000).epochs is None
+    assert PretrainConfig().epochs == 100
+    assert PretrainConfig.build(PretrainConfig(samples=9).model_dump(mode="json")).samples == 9
+    with pytest.raises(ConfigError, match="exactly one"):
+        PretrainConfig.build({"samples": 9, "epochs": 3})

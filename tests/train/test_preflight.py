@@ -1,0 +1,46 @@
+import pytest
+import torch
+from tests.train.toy import Toy, ToySource, toy_config
+
+from scoutview.nn.optim_config import CosineSchedule, StepSchedule
+from scoutview.train.devices import start_fabric
+from scoutview.train.preflight import Estimate, check_budget, estimate
+
+
+def test_check_budget__names_what_looks_unintended():
+    assert check_budget(toy_config(epochs=10, samples=None), 32) == []
+    (less,) = check_budget(toy_config(samples=16), 32)
+    assert "2 steps is less than one epoch of 4" in less
+    long = toy_config(epochs=10, samples=None, schedule=CosineSchedule(warmup_epochs=9))
+    assert "36 steps is shortened to half of the budget, 20 steps" in check_budget(long, 32)[0]
+    never = toy_config(epochs=10, samples=None, schedule=StepSchedule(milestones=(5, 50)))
+    assert "[50.0] lie beyond" in check_budget(never, 32)[0]
+    assert "7 of 39 images do not fill" in check_budget(toy_config(epochs=9, samples=None), 39)[0]
+
+
+def test_estimate__counts_memory_and_leaves_no_trace():
+    objective, source = Toy(), ToySource(8)
+    config = toy_config(channels_last=False)
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    random = torch.get_rng_state()
+    found = estimate(
+        objective,
+        source.batch(0),
+        lambda batch: batch,
+        config,
+        fabric=start_fabric(config),
+        dataset_size=32,
+    )
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, before[k]) for k, v in objective.state_dict().items())
+    assert all(p.grad is None for p in objective.parameters())
+    weights = sum(p.nbytes for p in objective.parameters())
+    images = 2 * 8 * 24 * 24 * 4  # the first convolution keeps its input
+    assert found.memory_bytes > 3 * weights + images  # weights, gradients, momentum
+    assert found.memory_bytes < 3 * weights + 60 * images
+    assert found.total_s == pytest.approx(12 * found.step_s)
+
+
+def test_estimate__is_readable():
+    text = str(Estimate(step_s=0.25, total_s=3725.4, memory_bytes=3 * 2**29))
+    assert text == "Estimate: 250 ms a step without data, 1:02:05 h in all, 1.50 GiB per process."
