@@ -131,7 +131,7 @@ def _pretraining(path, method, k):
         run.append_metrics(
             {
                 "step": 18 * (epoch + 1) - 1,
-                "epoch": epoch,
+                "epoch": epoch + 1.0,
                 "samples_seen": 4608 * (epoch + 1),
                 "time_s": 4.1 * (epoch + 1),
                 "loss": (5.2 - 1.5 * k) * math.exp(-2 * done) + 1.5 + rng.normal(0, 0.02),

@@ -8,7 +8,7 @@ def metrics(scores, key="knn_auc"):
     return pd.DataFrame(
         {
             "step": range(n),
-            "epoch": range(n),
+            "epoch": [i + 1.0 for i in range(n)],
             "samples_seen": [100 * (i + 1) for i in range(n)],
             "time_s": [2.0 * (i + 1) for i in range(n)],
             key: scores,
@@ -34,3 +34,9 @@ def test_convergence__without_probes_is_empty():
 
 def test_duration__is_said_as_people_do():
     assert [duration(s) for s in (12, 300, 7200)] == ["12 s", "5.0 min", "2.0 h"]
+
+
+def test_convergence__within_an_epoch_counts_as_that_epoch():
+    half = metrics([0.5, 0.99, 1.0]).assign(epoch=[0.5, 1.5, 2.0])
+    _, (found,) = convergence({"net": half})
+    assert (found.epoch, found.epochs, found.samples_seen) == (2, 2, 200)

@@ -311,7 +311,7 @@ def _pretraining_table(runs: dict[str, RunFolder]) -> DisplayTable:
         rows.append(
             (
                 arm,
-                str(run.config.get("method", display.MISSING)),
+                _method(run.config),
                 str(run.config.get("seed", display.MISSING)),
                 display.MISSING if seen is None else f"{int(seen):,}",
                 display.MISSING if time is None else training.duration(float(time)),
@@ -325,6 +325,12 @@ def _pretraining_table(runs: dict[str, RunFolder]) -> DisplayTable:
         align=("left", "left", "right", "right", "right", "left"),
         rows=tuple(rows),
     )
+
+
+def _method(config: dict[str, Any]) -> str:
+    """Name of the method, which a configuration gives alone or with the method's settings."""
+    method = config.get("method", display.MISSING)
+    return str(method["name"] if isinstance(method, dict) else method)
 
 
 def _all_runs(tables: Tables) -> Section:

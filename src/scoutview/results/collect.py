@@ -167,7 +167,8 @@ def _of_run(run: RunFolder) -> tuple[Initialisation, StudyRun, RunFolder]:
         seed=int(config.get("seed", 0)),
         fold=int(config.get("fold", -1)),
     )
-    return Initialisation(name=name, kind="file"), entry, run
+    kind = config.get("kind", "file")
+    return Initialisation.build({"name": name, "kind": kind}), entry, run
 
 
 def _arms(found: Sequence[tuple[Initialisation, StudyRun]]) -> dict[tuple[str, str], Arm]:

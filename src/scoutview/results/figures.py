@@ -323,7 +323,7 @@ def training_curve(
             axes.plot(x, y, color=mark.colour, linestyle=mark.line, label=arm)
             drawn.append(arm)
             if converged and arm in converged:
-                there = int(np.argmax(known["epoch"].to_numpy() + 1 >= converged[arm]))
+                there = int(np.argmax(np.ceil(known["epoch"].to_numpy()) >= converged[arm]))
                 axes.plot(
                     x[there],
                     y[there],

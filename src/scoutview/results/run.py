@@ -51,7 +51,8 @@ EMBEDDING_COLUMNS: Final = {
 """Columns of embeddings.parquet."""
 
 METRIC_KEYS: Final = ("step", "epoch", "samples_seen", "time_s")
-"""What every line of metrics.jsonl has; further keys (loss, lr, knn_auc, ...) may follow."""
+"""What every line of metrics.jsonl has: the step, epochs done (1.0 after the first), images seen,
+seconds of training. Further keys (loss, lr, knn_auc, ...) may follow."""
 
 Status = Literal["finished", "unfinished"]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from scoutview.results.collect import Collection
@@ -74,14 +75,16 @@ def convergence(curves: Mapping[str, pd.DataFrame]) -> tuple[str, list[Convergen
 
 def _converged(arm: str, metrics: pd.DataFrame, key: str) -> Convergence:
     known = metrics[metrics[key].notna()]
-    epochs = known["epoch"].to_numpy() + 1
+    # A line says how many epochs are done; whatever is measured within an epoch counts as its end.
+    epochs = np.ceil(known["epoch"].to_numpy())
     epoch = convergence_epoch(epochs, known[key].to_numpy())
-    there = known[epochs == epoch].iloc[-1]
+    reached = known[key] >= 0.98 * known[key].max()
+    there = known[(epochs == epoch) & reached].iloc[0]
     return Convergence(
         arm=arm,
         best=float(known[key].max()),
         epoch=epoch,
-        epochs=int(metrics["epoch"].max()) + 1,
+        epochs=int(np.ceil(metrics["epoch"].max())),
         samples_seen=int(there["samples_seen"]),
         time_s=float(there["time_s"]),
     )
