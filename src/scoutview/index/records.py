@@ -119,7 +119,7 @@ def record(found: Found, file: SeenFile, key: bytes) -> dict[str, Any]:
     file_id = pseudonym(key, "file", original)
     row = _NOTHING | {
         "file_id": file_id,
-        "group": image_key(pseudonym(key, "file", f"{file.name}!{where.member}")),
+        "group": image_key(file_id),
         "path": where.path,
         "member": where.member,
         "item": where.item,
@@ -194,14 +194,14 @@ def _pixels(header: Header) -> dict[str, Any]:
 
 def _orientation(header: Header) -> str:
     if header.direction is not None:
-        return plane_code(tuple(round(cosine, 4) for cosine in header.direction))
+        return plane_code(header.direction)
     return "" if header.affine is None else orientation_code(header.affine)
 
 
 @lru_cache(maxsize=4096)
 def plane_code(direction: tuple[float, ...]) -> str:
     """Return the orientation code of direction cosines; cached, as a series shares them."""
-    return direction_code(direction)
+    return direction_code([round(cosine, 4) for cosine in direction])
 
 
 def _number(value: float | None) -> float:

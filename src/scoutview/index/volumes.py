@@ -112,7 +112,7 @@ def _add_volume(out: Grouped, plane: str, used: list[Row], assembly: Assembly, k
     middle = used[len(used) // 2]
     image_id = pseudonym(key, "image", f"{middle['series']}|{plane}")
     spacing = assembly.spacing or (math.nan, math.nan, math.nan)
-    direction = tuple(round(cosine, 4) for cosine in assembly.direction or ())
+    direction = assembly.direction
     changed = {
         "n_slices": len(used),
         "spacing_z": spacing[0],
