@@ -95,7 +95,7 @@ class MoCoV2(Objective):
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
         loss = info_nce(query, key, self.queue.rows, temperature=self.config.temperature)
         self._new_keys.append(all_gather(key))
-        logs = {"chance_loss": torch.tensor(math.log(1 + len(self.queue)))}
+        logs = {"chance_loss": torch.full_like(loss.detach(), math.log(1 + len(self.queue)))}
         return StepOutput(loss, logs, features.detach())
 
     @torch.no_grad()

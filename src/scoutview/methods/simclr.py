@@ -86,5 +86,5 @@ class SimCLR(Objective):
         chance = math.log(2 * len(batch) * world_size() - 1)
         if self.config.loss_reduction == "sum_of_views":
             chance *= 2.0
-        logs = {"chance_loss": torch.tensor(chance)}
+        logs = {"chance_loss": torch.full_like(loss.detach(), chance)}
         return StepOutput(loss, logs, features[: len(batch)].detach())

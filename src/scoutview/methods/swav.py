@@ -154,7 +154,7 @@ class SwAV(Objective):
             self._new_rows.append(all_gather(chosen.transpose(0, 1)))  # (world B, A, output_dim)
         pairs = len(config.assigned_views) * (views - 1) if config.loss_reduction == "sum" else 1
         entropy = -(assigned * (assigned + 1e-12).log()).sum(dim=2).mean()
-        chance = torch.tensor(pairs * math.log(config.prototypes))
+        chance = torch.full_like(loss.detach(), pairs * math.log(config.prototypes))
         return loss, {"chance_loss": chance, "assignment_entropy": entropy}
 
     def _prototypes(self, progress: Progress) -> Tensor:

@@ -76,7 +76,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dims = [0, *range(2, x.ndim)]
     own_variance, own_mean = torch.var_mean(x, dim=dims, correction=0)  # (C,) each
     n = x.numel() / x.shape[1]
-    sent = torch.cat([own_mean, own_variance * n, own_mean.new_tensor([n])])  # (2C + 1,)
+    sent = torch.cat([own_mean, own_variance * n, own_mean.new_full((1,), n)])  # (2C + 1,)
     parts = all_gather(sent[None])  # (world, 2C + 1)
     c = x.shape[1]
     means, squares, counts = parts[:, :c], parts[:, c : 2 * c], parts[:, 2 * c :]
