@@ -22,7 +22,24 @@ def test_linear_probe__equals_scikit_learn_on_classes():
     model = LogisticRegression(C=1 / (0.01 * len(x)), tol=1e-10, max_iter=10_000).fit(x, y)
     np.testing.assert_allclose(probe.probabilities(x), model.predict_proba(x), atol=1e-5)
     np.testing.assert_allclose(probe.weight, model.coef_, atol=1e-4)
-    assert probe.gradient < 1e-6
+
+
+def test_linear_probe__the_gradient_of_the_stated_objective_vanishes():
+    x, y = blobs()
+    probe = fit_linear_probe(x, y, kind="multiclass", l2=0.01, standardise=False)
+    weight = probe.weight.requires_grad_()
+    loss = torch.nn.functional.cross_entropy(x @ weight.T + probe.bias, y)
+    (loss + 0.5 * 0.01 * weight.square().sum()).backward()
+    assert float(weight.grad.abs().max()) < 1e-6
+
+
+def test_linear_probe__a_label_or_class_that_never_varies_gets_its_constant_answer():
+    x, y = blobs()
+    always = torch.ones(len(x), 1, dtype=torch.float64)
+    probe = fit_linear_probe(x, always, kind="multilabel", l2=0.1)
+    assert float(probe.probabilities(x).min()) > 1 - 1e-8
+    probe = fit_linear_probe(x, y.clamp_max(1), kind="multiclass", l2=0.1, classes=4)
+    assert float(probe.probabilities(x)[:, 2:].max()) < 1e-6
 
 
 def test_linear_probe__equals_scikit_learn_on_labels_with_missing_rows():

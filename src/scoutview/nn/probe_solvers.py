@@ -1,16 +1,24 @@
 """Judges of frozen features: nearest neighbours and a linear classifier, both exact."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from scoutview.base.errors import DataError
 
 Kind = Literal["multiclass", "multilabel"]
 """One class per image, or independent labels, each of which may be missing."""
+
+Array = NDArray[np.float64]
+
+NEWTON_SIZE: Final = 1024
+"""Up to this many unknowns Newton's method is used; beyond, its Hessian costs more than L-BFGS."""
 
 
 @torch.no_grad()
@@ -101,10 +109,6 @@ class LinearProbe:
     """(L,) float64."""
     kind: Kind
     """How logits become probabilities."""
-    steps: int
-    """L-BFGS iterations that were used."""
-    gradient: float
-    """Largest gradient entry at the end; near 0 means converged."""
 
     def logits(self, features: Tensor) -> Tensor:
         """Score features (N, D) to (N, L)."""
@@ -124,90 +128,84 @@ def fit_linear_probe(
     l2: float,
     classes: int | None = None,
     standardise: bool = True,
-    max_steps: int = 1000,
-    tolerance: float = 1e-7,
 ) -> LinearProbe:
-    """Fit L2-regularised logistic regression to the optimum with L-BFGS in float64.
+    """Fit L2-regularised logistic regression to its optimum, in float64 (scikit-learn).
 
-    Minimises mean cross entropy + l2 / 2 |weight|^2 (the bias is free). With standardise=False this
-    is scikit-learn's LogisticRegression with C = 1 / (l2 N).
+    Minimises mean cross entropy + l2 / 2 |weight|^2 (the bias is free), which is scikit-learn's
+    LogisticRegression with C = 1 / (l2 N).
 
     Args:
         features: (N, D), any float type.
-        targets: Multi-class: (N,) int64 in [0, classes). Multi-label: (N, L) in [0, 1], NaN where
-            missing; each label has its own mean over the rows that know it.
+        targets: Multi-class: (N,) int64 in [0, classes). Multi-label: (N, L) of 0, 1, and NaN where
+            missing; each label is fitted on the rows that know it.
         kind: "multiclass" or "multilabel" (a single binary label is a multi-label of one).
-        l2: Weight of the penalty, >= 0; it acts on weights of standardised features.
+        l2: Weight of the penalty, > 0; it acts on weights of standardised features.
         classes: Number of classes; None takes the largest target + 1.
         standardise: Scale features to mean 0 and standard deviation 1 before, and fold that into
             the result.
-        max_steps: Most L-BFGS iterations.
-        tolerance: Stop when no gradient entry is larger.
 
     Returns:
-        The classifier for the features as they came.
+        The classifier for the features as they came. A class or label that the rows show only one
+        way is given its constant answer.
 
     Raises:
         DataError: Features are not finite or there are no rows.
     """
-    x = features.detach().to(torch.float64)
-    if len(x) == 0 or not bool(torch.isfinite(x).all()):
-        raise DataError(f"A probe needs rows of finite features, got shape {tuple(x.shape)}.")
-    std, mean = torch.std_mean(x, dim=0, correction=0)
-    if not standardise:
-        std, mean = torch.ones_like(std), torch.zeros_like(mean)
-    std = torch.where(std > 1e-12, std, torch.ones_like(std))  # a constant feature says nothing
+    x = features.detach().cpu().to(torch.float64).numpy()
+    if len(x) == 0 or not np.isfinite(x).all():
+        raise DataError(f"A probe needs rows of finite features, got shape {x.shape}.")
+    mean, std = (x.mean(axis=0), x.std(axis=0)) if standardise else (0.0, 1.0)
+    std = np.where(
+        np.broadcast_to(std, x.shape[1:]) > 1e-12, std, 1.0
+    )  # a constant feature says nothing
     x = (x - mean) / std
-    outputs = targets.shape[1] if kind == "multilabel" else classes or int(targets.max()) + 1
-    weight = x.new_zeros(outputs, x.shape[1]).requires_grad_()
-    bias = x.new_zeros(outputs).requires_grad_()
-    steps, gradient = _minimise(x, targets, weight, bias, kind, l2, max_steps, tolerance)
-    folded = weight.detach() / std
-    return LinearProbe(folded, bias.detach() - folded @ mean, kind, steps, gradient)
-
-
-def _minimise(
-    x: Tensor,
-    targets: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    kind: Kind,
-    l2: float,
-    max_steps: int,
-    tolerance: float,
-) -> tuple[int, float]:
-    if kind == "multilabel":
-        known = (~targets.isnan()).to(x.dtype)
-        share = known / known.sum(dim=0).clamp_min(1.0)  # (N, L), each known label sums to 1
-        goal = torch.nan_to_num(targets.to(x.dtype), nan=0.0)
-
-    def objective() -> Tensor:
-        logits = x @ weight.T + bias  # (N, L)
-        if kind == "multiclass":
-            loss = F.cross_entropy(logits, targets)
-        else:
-            each = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
-            loss = (each * share).sum()  # labels are independent problems, so the sum is right
-        return loss + 0.5 * l2 * weight.square().sum()
-
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=max_steps,
-        max_eval=2 * max_steps,
-        history_size=20,
-        tolerance_grad=tolerance,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
+    y = targets.detach().cpu().numpy()
+    if kind == "multiclass":
+        weight, bias = _fit_classes(x, y, l2, classes or int(y.max()) + 1)
+    else:
+        fitted = [_fit_label(x, column, l2) for column in y.T]
+        weight = np.stack([w for w, _ in fitted])  # (L, D)
+        bias = np.array([b for _, b in fitted])
+    weight = weight / std
+    return LinearProbe(
+        torch.from_numpy(weight),
+        torch.from_numpy(bias - weight @ np.broadcast_to(mean, std.shape)),
+        kind,
     )
 
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = objective()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
 
-    with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-        closure()
-    gradients = torch.cat([p.grad.flatten() for p in (weight, bias) if p.grad is not None])
-    return int(optimizer.state[weight]["n_iter"]), float(gradients.abs().max())
+CERTAIN: Final = 20.0
+"""Logit of an answer that never varied: a probability of 1 - 2e-9."""
+
+
+def _fit_label(x: Array, y: Array, l2: float) -> tuple[Array, float]:
+    known = ~np.isnan(y)
+    values = np.unique(y[known])
+    if len(values) < 2:
+        only = float(values[0]) if len(values) else 0.5
+        return np.zeros(x.shape[1]), CERTAIN * (2 * only - 1)
+    model = _solve(x[known], y[known].astype(np.int64), l2)
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _fit_classes(x: Array, y: Array, l2: float, classes: int) -> tuple[Array, Array]:
+    weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -CERTAIN)
+    seen = np.unique(y)
+    bias[seen] = 0.0
+    if len(seen) < 2:
+        return weight, bias
+    model = _solve(x, y, l2)
+    if len(seen) == 2:  # scikit-learn gives the difference of two; softmax wants both
+        sides = np.array([[-0.5], [0.5]])
+        weight[seen], bias[seen] = sides * model.coef_, (sides * model.intercept_)[:, 0]
+    else:
+        weight[seen], bias[seen] = model.coef_, model.intercept_
+    return weight, bias
+
+
+def _solve(x: Array, y: Array, l2: float) -> LogisticRegression:
+    outputs = len(np.unique(y))
+    unknowns = x.shape[1] * (1 if outputs == 2 else outputs)
+    solver = "newton-cholesky" if unknowns <= NEWTON_SIZE else "lbfgs"
+    model = LogisticRegression(C=1.0 / (l2 * len(x)), solver=solver, tol=1e-7, max_iter=5000)
+    return model.fit(x, y)

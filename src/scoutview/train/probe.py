@@ -61,7 +61,7 @@ class LabelledProbe:
         for module, mode in modes:
             module.training = mode
         (x, y), (x_test, y_test) = train, test
-        fitted = fit_linear_probe(x, y, kind="multilabel", l2=PENALTY, max_steps=200)
+        fitted = fit_linear_probe(x, y, kind="multilabel", l2=PENALTY)
         return {
             "knn_auc": macro_auc(y_test, knn_scores(x, y, x_test, k=NEIGHBOURS)),
             "linear_auc": macro_auc(y_test, fitted.probabilities(x_test)),
