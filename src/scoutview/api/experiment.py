@@ -1,0 +1,218 @@
+"""`experiment`: a grid of initialisations in; pre-training runs, studies and one page out."""
+
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from scoutview.api.compare import compare
+from scoutview.api.embed import embed
+from scoutview.api.index import open_cohort
+from scoutview.api.pretrain import PretrainConfig, pretrain
+from scoutview.api.store import stored
+from scoutview.api.transfer import Mode, TransferConfig, transfer
+from scoutview.base.config import Config
+from scoutview.base.errors import ConfigError, missing_extra
+from scoutview.methods import config_class
+from scoutview.results.run import RunFolder
+from scoutview.results.study import Study
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["local", "ray"]
+
+
+class Pretraining(Config):
+    """A pre-training that the experiment does itself."""
+
+    method: str
+    """Registry name."""
+    settings: SerializeAsAny[Config] | None = None
+    """The method's configuration; null is its defaults."""
+    config: PretrainConfig = PretrainConfig()
+    """Backbone, data, budget, devices."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_method(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("settings"), dict):
+            settings = config_class(values["method"]).build(values["settings"])
+            return {**values, "settings": settings}
+        return values
+
+
+class Arm(Config):
+    """One line of the comparison: where weights come from and what is trained on them."""
+
+    initialisation: str | None = None
+    """A run, a file of weights, "imagenet", "random" or "raw_pixels"."""
+    pretraining: Pretraining | None = None
+    """Or a pre-training, done first."""
+    mode: Mode | None = None
+    """What is trained on the labels; null takes the experiment's."""
+    name: str | None = None
+    """Name in tables and figures; null takes the method's or the kind's."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.initialisation is None) == (self.pretraining is None):
+            raise ValueError("an arm needs either an initialisation or a pretraining")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name of the arm's folders."""
+        start = self.pretraining.method if self.pretraining else str(self.initialisation)
+        mode = f"-{self.mode.kind}" if self.mode is not None else ""
+        return self.name or Path(start).name + mode
+
+
+class ExperimentConfig(Config):
+    """A comparison: arms that share labels, splits, fractions and seeds."""
+
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    """What is compared."""
+    transfer: TransferConfig = TransferConfig()
+    """What all arms share: labels, fractions, seeds, view; and the mode of those without one."""
+    task: str = "classification"
+    """The transfer task."""
+    reference: str | None = None
+    """The arm that others are compared with; null is the random backbone."""
+    title: str = ""
+    """Title of the page."""
+    replicates: int = Field(default=2000, ge=100)
+    """Bootstrap draws of test patients."""
+
+    @field_validator("arms")
+    @classmethod
+    def _distinct(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        labels = [arm.label for arm in arms]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"arms need different names, these come twice: {', '.join(twice)}")
+        return arms
+
+
+def experiment(
+    cohort: str | Path,
+    out: str | Path,
+    config: ExperimentConfig,
+    *,
+    workers: int = 1,
+    backend: Backend = "local",
+) -> Path:
+    """Pre-train, transfer and compare; call it again to go on: what has finished is kept.
+
+    Args:
+        cohort: Folder of the cohort.
+        out: Folder of the experiment: `pretraining/`, `studies/`, `results/`.
+        config: The arms and what they share.
+        workers: Arms at the same time (processes, or Ray tasks).
+        backend: "local" processes, or a "ray" cluster (the one that `RAY_ADDRESS` names, or one
+            started here); all its nodes must see the folders.
+
+    Returns:
+        The results page.
+
+    Raises:
+        ConfigError: The settings do not fit each other.
+        MissingExtraError: Ray is not installed.
+    """
+    folder, place = Path(out).resolve(), Path(cohort).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    stored(open_cohort(place))  # once, before the arms would all do it
+    jobs = [(place, folder, config, arm) for arm in config.arms]
+    studies = _BACKENDS[backend](jobs, workers)
+    # The page is made from what stands now; tables and figures of an earlier call are replaced.
+    results = folder / "results"
+    if results.exists():
+        shutil.rmtree(results)
+    return compare(
+        studies,
+        results,
+        title=config.title,
+        reference=config.reference,
+        count_copies_once=True,
+        replicates=config.replicates,
+    )
+
+
+Job = tuple[Path, Path, ExperimentConfig, Arm]
+
+
+def run_arm(job: Job) -> Path:
+    """Pre-train if the arm asks for it, then transfer and embed; finished parts are kept."""
+    cohort, folder, config, arm = job
+    start = arm.initialisation or str(_pretrained(cohort, folder, arm))
+    shared: dict[str, Any] = {"name": arm.name, "title": config.title}
+    if arm.mode is not None:
+        shared["mode"] = arm.mode
+    settings = config.transfer.model_copy(update=shared)
+    place = folder / "studies" / arm.label
+    study = transfer(cohort, config.task, start, place, settings, resume=True)
+    if arm.pretraining is not None:
+        _embed(cohort, Path(start), Study.open(study))
+    return study
+
+
+def _pretrained(cohort: Path, folder: Path, arm: Arm) -> Path:
+    assert arm.pretraining is not None
+    run = folder / "pretraining" / arm.label
+    if not (run / "config.json").is_file():
+        wish = arm.pretraining
+        settings: Any = wish.settings
+        return pretrain(cohort, wish.method, run, config=wish.config, settings=settings)
+    if RunFolder.open(run).finished:
+        logger.info("%s: pre-trained already.", arm.label)
+        return run
+    return pretrain(cohort, resume=run)
+
+
+def _embed(cohort: Path, run: Path, study: Study) -> None:
+    """Compute the features that the page's map and neighbours show."""
+    for one in study.content.initialisations:
+        place = study.embeddings_folder(one.name)
+        if not (place / "embeddings.parquet").is_file():
+            embed(cohort, run, place, resume=place.exists())
+
+
+def _local(jobs: Sequence[Job], workers: int) -> list[Path]:
+    if workers == 1:
+        return [run_arm(job) for job in jobs]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(pool.map(run_arm, jobs))
+
+
+def _ray(jobs: Sequence[Job], workers: int) -> list[Path]:
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "cluster") from error
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=None if _joins_cluster() else workers, include_dashboard=False)
+    try:
+        task = ray.remote(run_arm)
+        return list(ray.get([task.remote(job) for job in jobs]))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, ConfigError) else error from None
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _joins_cluster() -> bool:
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+_BACKENDS: dict[Backend, Callable[[Sequence[Job], int], list[Path]]] = {
+    "local": _local,
+    "ray": _ray,
+}

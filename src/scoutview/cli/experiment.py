@@ -1,0 +1,43 @@
+"""`scoutview experiment`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from scoutview.cli.terminal import note, settings
+
+
+def experiment(
+    cohort: Path,
+    *,
+    out: Path,
+    config: Path,
+    set_: Annotated[tuple[str, ...], Parameter("--set")] = (),
+    workers: int = 1,
+    backend: Literal["local", "ray"] = "local",
+) -> None:
+    """Pre-train, transfer and compare a grid. Run it again to go on: what has finished is kept.
+
+    Parameters
+    ----------
+    cohort
+        Folder of the cohort.
+    out
+        Folder of the experiment.
+    config
+        YAML or JSON file with the arms and what they share.
+    set_
+        One setting, as transfer.fractions=[0.1,1]. May be repeated.
+    workers
+        Arms at the same time.
+    backend
+        local processes, or ray (needs the extra "cluster").
+    """
+    from scoutview.api.experiment import ExperimentConfig
+    from scoutview.api.experiment import experiment as run
+
+    page = run(
+        cohort, out, settings(ExperimentConfig, config, {}, set_), workers=workers, backend=backend
+    )
+    note(f"Results page: {page}")

@@ -1,0 +1,99 @@
+"""`scoutview pretrain`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from scoutview.base.errors import ConfigError
+from scoutview.cli.terminal import note, settings
+
+
+def pretrain(
+    cohort: Path | None = None,
+    *,
+    method: str | None = None,
+    out: Path | None = None,
+    backbone: str | None = None,
+    samples: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    where: str | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
+    precision: str | None = None,
+    config: Path | None = None,
+    set_: Annotated[tuple[str, ...], Parameter("--set")] = (),
+    method_config: Path | None = None,
+    method_set: tuple[str, ...] = (),
+    resume: Path | None = None,
+) -> None:
+    """Train a backbone on images. Stop it with Ctrl-C; --resume goes on bit by bit the same.
+
+    Parameters
+    ----------
+    cohort
+        Folder of the cohort.
+    method
+        simclr, moco_v2, byol, barlow_twins, swav, or supervised.
+    out
+        New folder of the run.
+    backbone
+        timm name of the network, as resnet50.
+    samples
+        Budget in images seen.
+    epochs
+        Budget in passes over the training set.
+    batch_size
+        Images per step over all processes.
+    seed
+        Seed of everything random.
+    where
+        Only images for which this holds, as "modality == 'CT'".
+    devices
+        Processes, and GPUs, per node.
+    num_nodes
+        Machines, under torchrun or SLURM.
+    precision
+        32-true, bf16-mixed, 16-mixed or 64-true.
+    config
+        YAML or JSON file with all settings of the training.
+    set_
+        One setting of the training, as backbone.small_stem=true. May be repeated.
+    method_config
+        YAML or JSON file with all settings of the method.
+    method_set
+        One setting of the method, as temperature=0.2. May be repeated.
+    resume
+        A run that was stopped or killed.
+    """
+    from scoutview.api.pretrain import PretrainConfig
+    from scoutview.api.pretrain import pretrain as run
+    from scoutview.methods import config_class
+
+    if resume is not None:
+        note(f"Run: {run(cohort, resume=resume)}")
+        return
+    if method is None:
+        raise ConfigError("pretrain needs --method, as --method byol; or --resume RUN.")
+    flags: dict[str, Any] = {
+        "backbone.name": backbone,
+        "samples": samples,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "data.where": where,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "precision": precision,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    folder = run(
+        cohort,
+        method,
+        out,
+        config=settings(PretrainConfig, config, given, set_),
+        settings=settings(config_class(method), method_config, {}, method_set),
+    )
+    note(f"Run: {folder}")

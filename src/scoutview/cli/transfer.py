@@ -1,0 +1,78 @@
+"""`scoutview transfer`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from scoutview.cli.terminal import note, settings
+
+ModeName = Literal[
+    "linear_probe", "fine_tune", "frozen_head", "logistic_regression", "random_forest"
+]
+
+
+def transfer(
+    cohort: Path,
+    *,
+    out: Path,
+    init: tuple[str, ...] = ("random",),
+    task: str = "classification",
+    mode: ModeName | None = None,
+    label: tuple[str, ...] = (),
+    fraction: tuple[float, ...] = (),
+    seed: tuple[int, ...] = (),
+    where: str | None = None,
+    on_leak: Literal["refuse", "drop", "allow"] | None = None,
+    config: Path | None = None,
+    set_: Annotated[tuple[str, ...], Parameter("--set")] = (),
+    resume: bool = False,
+) -> None:
+    """Train and test a task from one or more initialisations, on the same labels.
+
+    Parameters
+    ----------
+    cohort
+        Folder of the cohort.
+    out
+        New folder of the study.
+    init
+        A pre-training run, a file of weights, imagenet, random, or raw_pixels. May be repeated.
+    task
+        classification.
+    mode
+        What is trained on the labels: linear_probe (default), fine_tune, frozen_head; on
+        raw_pixels logistic_regression or random_forest.
+    label
+        Labels to learn; all of the cohort by default. May be repeated.
+    fraction
+        Share of the labelled training patients, as 0.1. May be repeated.
+    seed
+        Each seed draws its own label subset. May be repeated; 0 to 4 by default.
+    where
+        Only images for which this holds.
+    on_leak
+        Copies of images across the split: refuse (default), drop them from train, or allow.
+    config
+        YAML or JSON file with all settings.
+    set_
+        One setting, as backbone.name=resnet18. May be repeated.
+    resume
+        Go on with a study, or add initialisations to it.
+    """
+    from scoutview.api.transfer import TransferConfig
+    from scoutview.api.transfer import transfer as run
+
+    flags: dict[str, Any] = {
+        "mode.kind": mode,
+        "labels": list(label),
+        "fractions": list(fraction),
+        "seeds": list(seed),
+        "where": where,
+        "on_leak": on_leak,
+    }
+    given = {name: value for name, value in flags.items() if value not in (None, [])}
+    chosen = settings(TransferConfig, config, given, set_)
+    for number, start in enumerate(init):
+        run(cohort, task, start, out, chosen, resume=resume or number > 0)
+    note(f"Study: {out}")
