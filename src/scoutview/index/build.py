@@ -39,8 +39,8 @@ BUILDING: Final = ".building"
 
 _CHUNK: Final = 512
 _WALK: Final = 4096
-_BUCKET_ROWS: Final = 4096
-_SPILL_ROWS: Final = 4096
+_BUCKET_ROWS: Final = 2048
+_SPILL_ROWS: Final = 2048
 _MOST_BUCKETS: Final = 256
 
 Progress = Callable[[int, int], object]

@@ -21,7 +21,7 @@ from scoutview.index.schema import HEADER, INDEX, PRIVATE, PROBLEMS
 from scoutview.index.volumes import group_rows, in_groups
 from scoutview.index.walk import SeenFile
 
-ROWS_AT_ONCE: Final = 2048
+ROWS_AT_ONCE: Final = 1024
 """Rows per Parquet row group: what a process holds as Python objects."""
 
 GROUPED: Final = INDEX.append(pa.field("values", pa.map_(pa.string(), pa.float64())))
