@@ -57,7 +57,8 @@ def medmnist_resnet18(*, seeds: tuple[int, ...] = (0, 1, 2)) -> TransferConfig:
 def medmnist_logistic_regression() -> TransferConfig:
     """Logistic regression on the raw pixels of the same images: transfer from "raw_pixels".
 
-    The solver is exact, so one run says all; seconds on one core.
+    The solver is exact, so one run says all; about 20 s on one core. PneumoniaMNIST: test AUC .927
+    (DeLong .898 to .948).
     """
     return _on_pixels(LogisticRegression(), (0,))
 
@@ -65,7 +66,7 @@ def medmnist_logistic_regression() -> TransferConfig:
 def medmnist_random_forest(*, seeds: tuple[int, ...] = (0, 1, 2)) -> TransferConfig:
     """Random forest of 500 trees on the raw pixels: transfer from "raw_pixels".
 
-    About half a minute a seed on one core.
+    About 80 s a seed on one core. PneumoniaMNIST, seed 0: test AUC .948 (DeLong .927 to .963).
     """
     return _on_pixels(RandomForest(), seeds)
 
