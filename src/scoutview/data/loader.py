@@ -215,8 +215,8 @@ class Loader:
             if image.dtype != self._dtype:
                 image = image.astype(np.uint16) * np.uint16(257)  # 255 becomes 65,535
             views.apply(image, params, [view[i] for view in plan.views], origin)
-            for place, one in zip(plan.geometry, params, strict=True):
-                place[i] = views.geometry(one)
+            for number, one in enumerate(params):
+                plan.geometry[number][i] = views.geometry(one)
 
     def _random(self) -> Addressed:
         random: Addressed | None = getattr(self._local, "random", None)

@@ -6,7 +6,7 @@ images takes no memory (a Feistel network, see `base.randomness.permuted`).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from scoutview.base.errors import ConfigError
 from scoutview.base.randomness import permuted
 
 Positions = NDArray[np.int64]
+
+_LOOKED_UP: Final = 4096
 
 
 class Drawn(NamedTuple):
@@ -76,6 +78,7 @@ class PermutationSampler:
             raise ConfigError("The training set has no images; check --where and the split.")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world, self.drop_last = rank, world, drop_last
+        self._kept: tuple[tuple[int, int], Positions] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -89,9 +92,24 @@ class PermutationSampler:
         start = batch * self.batch_size
         count = min(self.batch_size, self.size - start)
         low, high = (count * part // self.world for part in (self.rank, self.rank + 1))
-        wanted = np.arange(start + low, start + high)
-        positions = permuted(wanted, self.size, seed=self.seed, epoch=epoch)
+        first = batch // self._together * self._together * self.batch_size
+        block = self._block(epoch, first)
+        positions = block[start + low - first : start + high - first].copy()
         return Drawn(positions, np.full(len(positions), epoch, dtype=np.int64))
+
+    @property
+    def _together(self) -> int:
+        """Batches that are looked up at once: one by one, small ones cost mostly overhead."""
+        return max(1, _LOOKED_UP // self.batch_size)
+
+    def _block(self, epoch: int, first: int) -> Positions:
+        """Images of some batches from position `first` on; the last block is kept."""
+        if self._kept is None or self._kept[0] != (epoch, first):
+            stop = min(first + self._together * self.batch_size, self.size)
+            wanted = np.arange(first, stop)
+            block = permuted(wanted, self.size, seed=self.seed, epoch=epoch)
+            self._kept = ((epoch, first), block)
+        return self._kept[1]
 
 
 class GroupSampler:

@@ -218,8 +218,9 @@ class Samples:
     def _grey(self, pixels: NDArray[Any], record: Record, row: int) -> NDArray[Any]:
         policy = self.policy(record)
         inverted = bool(record.flags & INVERTED)
-        plain = pixels.dtype == np.uint8 and record.bits in (0, 8)
-        if plain and type(policy) is FullRange and record.slope > 0 and not inverted:
+        kept = type(policy) is FullRange and record.slope > 0 and not inverted
+        full = pixels.dtype.char in "BH" and record.bits in (0, 8 * pixels.itemsize)
+        if kept and full:  # what the views want already
             return pixels
         return to_unit16(
             pixels,

@@ -1,10 +1,11 @@
-"""The row table: one fixed-width record per image, memory-mapped.
+"""The row table: one fixed-width record per image.
 
-60 bytes a row, so 105 million images take 6.3 GB on disk and nothing in memory until touched.
+60 bytes a row, so 105 million images take 6.3 GB on disk and nothing in memory.
 """
 
 import mmap
-from concurrent.futures import ThreadPoolExecutor
+import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -64,11 +65,6 @@ LEVELS: Final = (*_TAIL, 0.5, *(round(1 - level, 6) for level in reversed(_TAIL)
 GROUPS: Final = 255
 """Most modality groups that a row can number."""
 
-_FLAT_BYTES: Final = 64 << 20
-_THREADS: Final = 8
-_MANY: Final = 1024
-_PAGE: Final = 4096
-
 
 class Record(NamedTuple):
     """One row as plain Python values; the fields of `ROW_DTYPE`."""
@@ -106,37 +102,37 @@ class Record(NamedTuple):
 
 
 class RowTable:
-    """Records of a file, mapped into memory; opening costs the same for any number of rows."""
+    """Records of a file; opening costs the same for any number of rows.
+
+    Single rows are read, not mapped: the kernel maps up to 16 neighbours of every touched page, so
+    over random rows a map would grow to the whole table (and took three times as long, warm).
+    """
 
     def __init__(self, path: str | Path, dtype: np.dtype[Any] = ROW_DTYPE) -> None:
-        """Map a file of fixed-width records.
+        """Open a file of fixed-width records.
 
         Raises:
             RunError: The size of the file is not a whole number of records.
         """
-        path = Path(path)
-        size = path.stat().st_size
+        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 (lives as long as the table)
+        size = os.fstat(self._file.fileno()).st_size
         if size % dtype.itemsize:
             raise RunError(
                 f"{path}: {size} bytes are not a whole number of {dtype.itemsize}-byte records;"
                 " build the store again."
             )
-        self._touched = 0
-        self._map: mmap.mmap | None = None
-        if size:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            # Rows are drawn at random: reading ahead would fetch 31 pages of 32 for nothing.
-            self._advise("MADV_RANDOM")
-        self._rows: NDArray[Any] = np.frombuffer(self._map or b"", dtype=dtype)
+        self._dtype, self._size = dtype, size // dtype.itemsize
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._size
 
-    @property
+    @cached_property
     def mapped(self) -> NDArray[Any]:
-        """All records, read-only, on disk until touched."""
-        return self._rows
+        """All records, read-only, on disk until touched: for looks at whole columns."""
+        if not self._size:
+            return np.empty(0, dtype=self._dtype)
+        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, dtype=self._dtype)
 
     def take(self, index: NDArray[np.int64] | int) -> Any:
         """Copy records out.
@@ -150,36 +146,16 @@ class RowTable:
         Raises:
             DataError: A row is outside the table.
         """
-        index = np.asarray(index)
-        if index.size and not (index.min() >= 0 and index.max() < len(self)):
+        index = np.asarray(index, dtype=np.int64)
+        if index.size and not (index.min() >= 0 and index.max() < self._size):
             raise DataError(
-                f"Rows must be in [0, {len(self)}), got {index.min()} to {index.max()}."
+                f"Rows must be in [0, {self._size}), got {index.min()} to {index.max()}."
             )
-        taken = np.empty(index.shape, dtype=self._rows.dtype)
-        if index.size < _MANY:
-            self._gather(index, taken)
-        else:
-            # Each row is a page of its own: threads wait for several pages at once.
-            with ThreadPoolExecutor(_THREADS) as pool:
-                parts = np.array_split(index, _THREADS), np.array_split(taken, _THREADS)
-                list(pool.map(self._gather, *parts))
-        self._touched += index.size * _PAGE
-        if self._touched > _FLAT_BYTES:
-            # Unmapped pages stay in the page cache; the process's memory stays flat.
-            self._advise("MADV_DONTNEED")
-            self._touched = 0
-        return taken[()]
+        fd, width = self._file.fileno(), self._dtype.itemsize
+        offsets = (index.ravel() * width).tolist()
+        found = b"".join([os.pread(fd, width, offset) for offset in offsets])
+        return np.frombuffer(found, dtype=self._dtype).reshape(index.shape)[()]
 
     def records(self, index: NDArray[np.int64] | int) -> list[Record]:
         """Copy rows out as plain Python values; see `take`."""
         return [Record._make(row) for row in np.atleast_1d(self.take(index)).tolist()]
-
-    def _gather(self, index: NDArray[np.int64], out: NDArray[Any]) -> None:
-        # On records without structure `take` releases the interpreter's lock.
-        plain = f"V{self._rows.dtype.itemsize}"
-        np.take(self._rows.view(plain), index, out=out.view(plain), mode="clip")
-
-    def _advise(self, advice: str) -> None:
-        # macOS and Windows lack some of the advice; it changes speed, never results.
-        if self._map is not None and hasattr(mmap, advice):
-            self._map.madvise(getattr(mmap, advice))
