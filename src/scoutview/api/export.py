@@ -97,9 +97,9 @@ def _loading(config: BackboneConfig, backbone: Backbone, values: dict[str, Any])
     intensity = json.dumps(values["data"]["intensity"])
     return (
         "\n## Load with plain timm\n\n```python\n" + "\n".join(lines) + "\n```\n\n"
-        f"Input: (B, {config.in_channels}, H, W) float32, grey values mapped to [0, 1] by the intensity"
-        f" policy `{intensity}` (null: the default of the modality), then (x - {values['mean']:g}) /"
-        f" {values['std']:g}. Output: (B, {backbone.dim}).\n"
+        f"Input: (B, {config.in_channels}, H, W) float32, grey values mapped to [0, 1] by the"
+        f" intensity policy `{intensity}` (null: the default of the modality), then"
+        f" (x - {values['mean']:g}) / {values['std']:g}. Output: (B, {backbone.dim}).\n"
     )
 
 

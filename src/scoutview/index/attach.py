@@ -40,6 +40,8 @@ class Attached:
     images: pd.DataFrame
     """`image_id` and what is set here: patient_id, split, fold, labelmap, report, labels."""
     labels: list[Label] = field(default_factory=list)
+    assumed: dict[str, str | None] = field(default_factory=dict)
+    """Words for `modality` and `body_part` where the file says nothing."""
     boxes: pd.DataFrame = field(default_factory=lambda: BOXES.empty_table().to_pandas())
     reports: pd.DataFrame = field(default_factory=lambda: REPORTS.empty_table().to_pandas())
     private: list[dict[str, Any]] = field(default_factory=list)
@@ -67,7 +69,8 @@ def attach(stems: Sequence[Path], config: IndexConfig, key: bytes) -> Attached:
     """
     images = _read(stems, [*_NEEDED, *_columns_of(config.split)])
     out = Attached(images.assign(labelmap=False, report=False))
-    _source_labels(out, stems)
+    _source_labels(out, stems, config.label_names)
+    out.assumed = {"modality": config.modality, "body_part": config.body_part}
     if config.labels or config.boxes or config.labelmaps or config.reports:
         _join_tables(out, config, Keys.read(stems), key)
     _split(out, config)
@@ -95,7 +98,7 @@ def _read(stems: Sequence[Path], columns: Sequence[str]) -> pd.DataFrame:
     return cast(pd.DataFrame, pa.concat_tables(parts).to_pandas())
 
 
-def _source_labels(out: Attached, stems: Sequence[Path]) -> None:
+def _source_labels(out: Attached, stems: Sequence[Path], names: dict[str, str]) -> None:
     values: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
     start = 0
     for stem in stems:
@@ -104,6 +107,7 @@ def _source_labels(out: Attached, stems: Sequence[Path]) -> None:
                 cells = batch.column(0).to_pylist() if batch.num_rows else []
                 for row, pairs in enumerate(cells, start):
                     for name, value in pairs or ():
+                        name = names.get(name, name)
                         column = values.setdefault(name, np.full(len(out.images), np.nan))
                         column[row] = value
                 start += batch.num_rows

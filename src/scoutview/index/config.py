@@ -1,11 +1,13 @@
 """Settings of `index`: what to join, how to split, how to run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scoutview.base.config import Config
+from scoutview.pixels import vocabulary
 
 BoxFormat = Literal["csv", "coco", "yolo", "voc"]
 
@@ -142,9 +144,31 @@ class IndexConfig(Config):
     labelmaps: LabelmapFolder | None = None
     reports: ReportTable | None = None
     split: Split = SourceSplit()
+    label_names: dict[str, str] = Field(default={})
+    """Names for labels that travel inside the files, as {"label": "pneumonia"}."""
+    modality: str | None = None
+    """Modality of images whose files do not say it (npz, PNG, NIfTI), as "DX"."""
+    body_part: str | None = None
+    """Body part of images whose files do not say it, as "chest"."""
     key_file: Path | None = None
     """Share pseudonyms, and so splits and random views, between cohorts; made when missing."""
     strict: bool = False
     """Any problem is an error."""
     workers: int | None = Field(None, ge=1)
     """Processes; None takes one per core."""
+
+    @field_validator("modality")
+    @classmethod
+    def _known_modality(cls, word: str | None) -> str | None:
+        return _known(word, vocabulary.MODALITIES)
+
+    @field_validator("body_part")
+    @classmethod
+    def _known_body_part(cls, word: str | None) -> str | None:
+        return _known(word, vocabulary.BODY_PARTS)
+
+
+def _known(word: str | None, words: Sequence[str]) -> str | None:
+    if word is not None and word not in words:
+        raise ValueError(f"must be one of {', '.join(words)}")
+    return word

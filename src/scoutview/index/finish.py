@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from scoutview.base.files import atomic_writer, sync_folder, write_json
 from scoutview.index.attach import Attached
@@ -154,7 +153,19 @@ def _write_index(out: Path, stems: Sequence[Path], attached: Attached) -> None:
             columns = [
                 (here if name in here.column_names else early).column(name) for name in schema.names
             ]
-            table.write_table(pa.Table.from_arrays(columns, schema=schema))
+            whole = pa.Table.from_arrays(columns, schema=schema)
+            table.write_table(_with_assumed(whole, attached.assumed))
+
+
+def _with_assumed(table: pa.Table, assumed: dict[str, str | None]) -> pa.Table:
+    """Put the owner's word where the file says nothing."""
+    for name, word in assumed.items():
+        if word is not None:
+            place = table.schema.get_field_index(name)
+            silent = pc.equal(table.column(name), "unknown")
+            filled = pc.if_else(silent, word, table.column(name))
+            table = table.set_column(place, table.schema.field(place), filled)
+    return table
 
 
 def _label_field(label: Label) -> pa.Field:

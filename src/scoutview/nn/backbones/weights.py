@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file as read_safetensors
@@ -29,7 +28,7 @@ def load_hub(model: Any, name: str) -> None:
     log.info("Loading %s, licence %s", card.get("hf_hub_id") or card["url"], card.get("license"))
     try:
         timm_state = _fetch(model)
-    except (OSError, httpx.HTTPError, HfHubHTTPError) as error:
+    except (OSError, HfHubHTTPError) as error:
         raise ConfigError(
             f"The weights of {name!r} cannot be fetched ({type(error).__name__}). Check the"
             " network, or fetch the file elsewhere and give its path as weights."
