@@ -12,7 +12,7 @@ timed.
 import io
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from pairing import finish, paired, parser
 from scoutview.base.randomness import VIEWS, generator
-from scoutview.data.batch import Batch
 from scoutview.data.loader import Loader
 from scoutview.data.sampler import PermutationSampler
 from scoutview.data.samples import DataConfig, Samples
@@ -147,13 +146,9 @@ def measure(arguments: Any, store: Store, images: np.ndarray, folder: Path, batc
     out = np.empty((BATCH, 1, VIEW, VIEW), np.uint16)
     tar = tar_of(images, folder / "images.tar")
 
-    # Started once: a round that began anew would also pay for batches made ahead and thrown away.
-    threaded, inline = loader.batches(), alone.batches()
-
-    def ours(running: Iterator[Batch]) -> float:
-        for _ in range(batches):
-            next(running)
-        return batches * BATCH
+    def ours(made: Loader) -> float:
+        # It ends with the round: batches made ahead would count for whoever runs next.
+        return sum(len(batch) for batch in made.batches(0, batches))
 
     def floor() -> float:
         for batch in plan:
@@ -186,9 +181,9 @@ def measure(arguments: Any, store: Store, images: np.ndarray, folder: Path, batc
         "loader_2d",
         f"samples; {SIDE} px uint16, crop {CROP} -> {VIEW}, batch {BATCH}, one core",
         {
-            "loader, 1 thread": lambda: ours(threaded),
+            "loader, 1 thread": lambda: ours(loader),
             "memory-map crop loop": floor,
-            "loader, caller's thread": lambda: ours(inline),
+            "loader, caller's thread": lambda: ours(alone),
             "DataLoader on the map": torch_loader,
             "WebDataset .npy": web,
         },

@@ -77,6 +77,12 @@ def test_batches__begin_at_any_step(samples):
         assert_equal(a, b)
 
 
+def test_batches__end_where_they_are_told_to(samples):
+    got = list(loader(samples, threads=2).batches(3, 7))
+    for a, b in zip(take(loader(samples).batches(3), 4), got, strict=True):
+        assert_equal(a, b)
+
+
 def test_batches__are_the_same_over_two_processes(samples):
     alone = take(loader(samples).batches(), 4)
     ranks = [take(loader(samples, rank=rank, world=2).batches(), 4) for rank in range(2)]

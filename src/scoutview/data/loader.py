@@ -30,6 +30,9 @@ from scoutview.store.rows import Record
 _LARGE: Final = 256 * 256
 """Pixels from which on only the bounding box of the views is read and made grey."""
 
+_Draw = tuple[Sequence[Any], tuple[int, int], tuple[slice, slice] | None]
+"""Parameters of all views, and origin and window of the part of the image that they need."""
+
 _FULL_RANGE: Final = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 
@@ -80,6 +83,7 @@ class Loader:
         self._rank, self._world = rank, world
         self._dtype = samples.dtype()
         self._local = threading.local()
+        self._arenas: dict[ViewPipeline, _Arena] = {}
         self._waited = 0.0
         self._elapsed = 0.0
 
@@ -91,14 +95,16 @@ class Loader:
         """Share of the time since iteration began that the caller waited for batches, in [0, 1]."""
         return self._waited / self._elapsed if self._elapsed else 0.0
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's part of every batch, for ever.
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Yield this process's part of every batch.
 
         Args:
             start: Step to begin with, counted from 0 over all epochs. The same step gives the same
                 batch in every run.
+            stop: Step to end before, so that nothing is made in vain; None goes on for ever.
         """
-        return self._stream((self.sampler.draw(step) for step in count(start)), self.views)
+        steps = count(start) if stop is None else range(start, stop)
+        return self._stream((self.sampler.draw(step) for step in steps), self.views)
 
     def sweep(self) -> Iterator[Batch]:
         """Yield this process's share of the training set once, in order, as evaluation views.
@@ -120,7 +126,7 @@ class Loader:
         return self._rank, self._rank + 1
 
     def _stream(self, drawn: Iterator[Drawn], views: ViewPipeline) -> Iterator[Batch]:
-        arena = _Arena(views.sizes, self.samples.channels, self._dtype, self._pin)
+        arena = self._arena(views)
         self._waited = self._elapsed = 0.0
         begun = time.perf_counter()
         if self._threads == 0:
@@ -200,23 +206,33 @@ class Loader:
 
     def _fill(self, plan: "_Plan", views: ViewPipeline, low: int, high: int) -> None:
         """Make the views of samples [low, high) of a batch; runs in a thread."""
-        random = self._random()
-        for i in range(low, high):
-            record, slice_index = plan.records[i], plan.slices[i]
-            shape = (record.height, record.width)
-            # A slice is an image of its own: it gets its own numbers. Word 0 is the whole image.
-            generator = random.at(plan.epochs[i], record.image_key, slice_index + 1)
-            params = views.draw(shape, generator)
-            origin, window = (0, 0), None
-            if record.height * record.width > _LARGE:
-                (y, x), (bottom, right) = views.bounding_box(params, shape)
-                origin, window = (y, x), (slice(y, bottom), slice(x, right))
-            image = self.samples.image(record, slice_index, plan.rows[i], window)
+        # All draws, then all pixels: pixels push the code and data of drawing out of the cache.
+        drawn = [self._draw(plan, i, views) for i in range(low, high)]
+        for i, (params, origin, window) in enumerate(drawn, start=low):
+            image = self.samples.image(plan.records[i], plan.slices[i], plan.rows[i], window)
             if image.dtype != self._dtype:
                 image = image.astype(np.uint16) * np.uint16(257)  # 255 becomes 65,535
             views.apply(image, params, [view[i] for view in plan.views], origin)
-            for number, one in enumerate(params):
-                plan.geometry[number][i] = views.geometry(one)
+        for number, place in enumerate(plan.geometry):
+            place[low:high] = [views.geometry(params[number]) for params, _, _ in drawn]
+
+    def _draw(self, plan: "_Plan", i: int, views: ViewPipeline) -> "_Draw":
+        """Draw the views of one sample, and the part of the image that they need."""
+        record = plan.records[i]
+        shape = (record.height, record.width)
+        # A slice is an image of its own: it gets its own numbers. Word 0 is the whole image.
+        generator = self._random().at(plan.epochs[i], record.image_key, plan.slices[i] + 1)
+        params = views.draw(shape, generator)
+        if record.height * record.width <= _LARGE:
+            return params, (0, 0), None
+        (y, x), (bottom, right) = views.bounding_box(params, shape)
+        return params, (y, x), (slice(y, bottom), slice(x, right))
+
+    def _arena(self, views: ViewPipeline) -> "_Arena":
+        if views not in self._arenas:
+            made = _Arena(views.sizes, self.samples.channels, self._dtype, self._pin)
+            self._arenas[views] = made
+        return self._arenas[views]
 
     def _random(self) -> Addressed:
         random: Addressed | None = getattr(self._local, "random", None)

@@ -213,10 +213,12 @@ class Samples:
         if slice_index >= 0:
             pixels = pixels[0]
         grey = self._grey(pixels, record, row)
+        if grey.ndim == 2 and self.config.channel == "grey":
+            return grey
         return to_channels(grey, self.config.channel)
 
     def _grey(self, pixels: NDArray[Any], record: Record, row: int) -> NDArray[Any]:
-        policy = self.policy(record)
+        policy = self.config.intensity or self.policy(record)
         inverted = bool(record.flags & INVERTED)
         kept = type(policy) is FullRange and record.slope > 0 and not inverted
         full = pixels.dtype.char in "BH" and record.bits in (0, 8 * pixels.itemsize)

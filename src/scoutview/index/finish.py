@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from scoutview.base.files import atomic_writer, sync_folder, write_json
 from scoutview.index.attach import Attached

@@ -6,11 +6,12 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from scoutview.store.rows import CHUNKED, LZ4, PIXEL_DTYPES, RAW, VOLUME, Record
+from scoutview.store.rows import CHUNKED, LZ4, PIXEL_DTYPES, RAW, Record
 
 Buffer = bytes | NDArray[np.uint8]
 """Stored bytes; an array shares memory with its image."""
 
+_DTYPES = tuple(np.dtype(name) for name in PIXEL_DTYPES)
 _WHOLE_BYTES = 4 << 20
 _CHUNK = (16, 128, 128)
 _BLOCK = (8, 32, 32)
@@ -77,7 +78,7 @@ def decode(data: Any, record: Record, window: tuple[slice, ...] | None = None) -
     Returns:
         A read-only view of `data` for raw bytes, else a new array.
     """
-    dtype = np.dtype(PIXEL_DTYPES[record.dtype])
+    dtype = _DTYPES[record.dtype]
     if record.codec == RAW:
         whole: NDArray[Any] = np.ndarray(record.shape, dtype, buffer=data, offset=record.offset)
         return whole if window is None else whole[window]
@@ -88,8 +89,3 @@ def decode(data: Any, record: Record, window: tuple[slice, ...] | None = None) -
         return whole if window is None else whole[window]
     array = blosc2.ndarray_from_cframe(stored, copy=False)
     return np.asarray(array[window if window is not None else ...], dtype=dtype)
-
-
-def is_volume(record: Record) -> bool:
-    """Whether the stored array has a depth axis."""
-    return bool(record.flags & VOLUME)

@@ -97,7 +97,7 @@ class Record(NamedTuple):
         """Shape of the stored array: ([D,] H, W[, channels])."""
         space: tuple[int, ...] = (self.height, self.width)
         if self.flags & VOLUME:
-            space = (self.depth, *space)
+            space = (self.depth, self.height, self.width)
         return space if self.channels == 1 else (*space, self.channels)
 
 

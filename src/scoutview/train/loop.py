@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 MONITOR_EVERY: Final = 50
 """Steps between looks at the features; each costs two forward passes without gradient."""
+WATCHED_START: Final = 200
+"""Steps at the start with twice as many looks, because collapse comes early."""
 
 
 class Source(Protocol):
@@ -205,7 +207,8 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
             stopping = stop.agreed(fabric, check=config.world == 1 or done % config.log_every == 0)
             saving = last or stopping or _due(done, config.checkpoint_every)
             extra: dict[str, float] = {}
-            if monitor is not None and (last or _due(done, MONITOR_EVERY)):
+            watch_every = MONITOR_EVERY if done > WATCHED_START else MONITOR_EVERY // 2
+            if monitor is not None and (last or _due(done, watch_every)):
                 extra.update(feature_health(objective, batch, fabric))
             if epoch_ends or last:
                 for probe in probes:

@@ -24,6 +24,10 @@ HEALTH_IMAGES: Final = 128
 """Images per process that one look at the features uses at most."""
 STD_FLOOR: Final = 0.1
 """Below this, a standard deviation counts as collapsed; 1 fills all directions of the sphere."""
+PROJECTION_SHARE: Final = 0.6
+"""Projections whose spread falls below this share of the best so far, and below
+`PROJECTION_FLOOR`, count as collapsing. Healthy runs keep more than 0.9."""
+PROJECTION_FLOOR: Final = 0.5
 RANK_SHARE: Final = 0.35
 """An effective rank below this share of the best so far counts as falling."""
 PINNED_SHARE: Final = 0.01
@@ -34,6 +38,9 @@ GRACE_STEPS: Final = 60
 """Steps at the start in which a loss may stand at chance level."""
 SMALL_BATCH: Final = 16
 """Fewer images at once than this carry too little for negatives, codes and batch statistics."""
+
+_HEADS: Final = {"projector": "projection_std", "predictor": "prediction_std"}
+"""Heads in the order in which features pass them, and what their spread is called."""
 
 REMEDIES: Final = {
     "collapsed_features": "all images get nearly the same features; check the stop-gradient and"
@@ -77,7 +84,7 @@ class CollapseMonitor:
     def __init__(self, *, batch_size: int, dataset_size: int, queue_size: int = 0) -> None:
         self._sizes = (batch_size, dataset_size, queue_size)
         self._counts = {"collapsed_features": 0, "rank_falling": 0, "loss_pinned": 0}
-        self._best_rank = 0.0
+        self._best = {"rank": 0.0, "projection": 0.0}
         self._raised: set[str] = set()
 
     def start(self) -> list[Alarm]:
@@ -102,15 +109,24 @@ class CollapseMonitor:
             Alarms that are new.
         """
         rank = metrics.get("effective_rank", math.nan)
-        # a network can hide a collapsed projector behind features that no longer learn
-        std = min(metrics.get("feature_std", math.nan), metrics.get("projection_std", math.inf))
-        loss = metrics["loss"]
+        std = metrics.get("feature_std", math.nan)
+        projection = metrics.get("projection_std", math.nan)
+        # Without a stop-gradient the projections shrink while the features still look alive.
+        shrunk = projection < min(PROJECTION_FLOOR, PROJECTION_SHARE * self._best["projection"])
         seen = {
-            "collapsed_features": (std, std < STD_FLOOR),
-            "rank_falling": (rank, rank < RANK_SHARE * self._best_rank),
-            "loss_pinned": (loss, step >= GRACE_STEPS and _at_chance(metrics)),
+            "collapsed_features": (
+                projection if shrunk else std,
+                std < STD_FLOOR or projection < STD_FLOOR or shrunk,
+            ),
+            "rank_falling": (rank, rank < RANK_SHARE * self._best["rank"]),
+            "loss_pinned": (
+                metrics["loss"],
+                step >= GRACE_STEPS and _at_chance(metrics),
+            ),
         }
-        self._best_rank = max(self._best_rank, rank) if rank == rank else self._best_rank
+        for name, value in (("rank", rank), ("projection", projection)):
+            if value > self._best[name]:
+                self._best[name] = value
         found = []
         for name, (value, bad) in seen.items():
             if math.isnan(value):
@@ -132,14 +148,14 @@ class CollapseMonitor:
         """Return plain values for a checkpoint."""
         return {
             "counts": dict(self._counts),
-            "best_rank": self._best_rank,
+            "best": dict(self._best),
             "raised": sorted(self._raised),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._counts = dict(state["counts"])
-        self._best_rank = state["best_rank"]
+        self._best = dict(state["best"])
         self._raised = set(state["raised"])
 
 
@@ -160,21 +176,24 @@ def feature_health(objective: Objective, batch: Batch, fabric: Fabric) -> dict[s
     Runs in evaluation mode without gradient, so training does not notice.
 
     Args:
-        objective: Its backbone is measured, and its `projector` if it has one.
+        objective: Its backbone is measured, and its `projector` and `predictor` if it has them.
         batch: Prepared images on the device; a batch with one view gives no alignment.
         fabric: The processes; features of all of them are measured together.
 
     Returns:
-        `feature_std`, `effective_rank`, `uniformity`, with two views `alignment`, with a projector
-        `projection_std`.
+        `feature_std`, `effective_rank`, `uniformity`, with two views `alignment`, with heads
+        `projection_std` and `prediction_std`.
     """
     modes = [(module, module.training) for module in objective.modules()]
     objective.eval()
     with fabric.autocast():
         views = [view[:HEALTH_IMAGES] for view in batch.views[:2]]
         features = [objective.backbone(view).flatten(1) for view in views]
-        projector = getattr(objective, "projector", None)
-        projections = projector(features[0]) if isinstance(projector, nn.Module) else None
+        outputs, last = {}, features[0]
+        for part, name in _HEADS.items():
+            head = getattr(objective, part, None)
+            if isinstance(head, nn.Module):
+                last = outputs[name] = head(last)
     for module, mode in modes:
         module.training = mode
     first = _gathered(features[0], fabric)
@@ -185,8 +204,8 @@ def feature_health(objective: Objective, batch: Batch, fabric: Fabric) -> dict[s
     }
     if len(features) > 1:
         health["alignment"] = alignment(first, _gathered(features[1], fabric))
-    if projections is not None:
-        health["projection_std"] = feature_std(_gathered(projections, fabric))
+    for name, output in outputs.items():
+        health[name] = feature_std(_gathered(output, fabric))
     return {name: float(value) for name, value in health.items()}
 
 
