@@ -19,6 +19,7 @@ BOOTSTRAP: Final = 6
 """Purposes: each has its own numbers."""
 
 _ROUNDS: Final = 6
+_WORD: Final = 0xFFFFFFFFFFFFFFFF
 
 
 def generator(seed: int, purpose: int, *address: int) -> np.random.Generator:
@@ -50,19 +51,23 @@ class Addressed:
 
     def __init__(self, seed: int, purpose: int) -> None:
         self._generator = generator(seed, purpose)
-        self._state: Any = self._generator.bit_generator.state
+        self._bits = self._generator.bit_generator
+        self._state: Any = self._bits.state
         self._counter = self._state["state"]["counter"]
 
-    def at(self, *address: int) -> np.random.Generator:
+    def at(self, first: int, second: int = 0, third: int = 0) -> np.random.Generator:
         """Move to an address; what `generator` gives for it, until the next move.
 
         Args:
-            address: At most three integers, for example (epoch, image_key).
+            first: First integer of the address, for example the epoch.
+            second: Second integer, for example the image's key.
+            third: Third integer.
         """
-        self._counter[:] = 0
-        for place, word in enumerate(address, start=1):
-            self._counter[place] = word & 0xFFFFFFFFFFFFFFFF
-        self._generator.bit_generator.state = self._state
+        counter = self._counter  # written out: this is called for every sample
+        counter[1] = first & _WORD
+        counter[2] = second & _WORD
+        counter[3] = third & _WORD
+        self._bits.state = self._state
         return self._generator
 
 

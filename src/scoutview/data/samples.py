@@ -206,12 +206,11 @@ class Samples:
             (H, W), or (H, W, 3) if the configuration asks for colour; uint8 or uint16, whose full
             range is [0, 1].
         """
-        where: tuple[slice, ...] | None = window
-        if slice_index >= 0:
-            where = (slice(slice_index, slice_index + 1), *(window or ()))
-        pixels = self.store.pixels(record, where)
-        if slice_index >= 0:
-            pixels = pixels[0]
+        if slice_index < 0:
+            pixels = self.store.pixels(record, window)
+        else:
+            depth = slice(slice_index, slice_index + 1)
+            pixels = self.store.pixels(record, (depth, *(window or ())))[0]
         grey = self._grey(pixels, record, row)
         if grey.ndim == 2 and self.config.channel == "grey":
             return grey

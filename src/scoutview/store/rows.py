@@ -62,6 +62,8 @@ _TAIL: Final = (0.0, 0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2
 LEVELS: Final = (*_TAIL, 0.5, *(round(1 - level, 6) for level in reversed(_TAIL)))
 """Quantiles of the stored values that `levels.bin` holds per image, float32."""
 
+_MAPPED_BYTES: Final = 64 << 20
+
 GROUPS: Final = 255
 """Most modality groups that a row can number."""
 
@@ -104,8 +106,8 @@ class Record(NamedTuple):
 class RowTable:
     """Records of a file; opening costs the same for any number of rows.
 
-    Single rows are read, not mapped: the kernel maps up to 16 neighbours of every touched page, so
-    over random rows a map would grow to the whole table (and took three times as long, warm).
+    Rows of large tables are read one by one, not mapped: the kernel maps up to 16 neighbours of
+    every touched page, so over random rows a map would grow to the whole table.
     """
 
     def __init__(self, path: str | Path, dtype: np.dtype[Any] = ROW_DTYPE) -> None:
@@ -152,6 +154,8 @@ class RowTable:
                 f"Rows must be in [0, {self._size}), got {index.min()} to {index.max()}."
             )
         fd, width = self._file.fileno(), self._dtype.itemsize
+        if self._size * width <= _MAPPED_BYTES:
+            return self.mapped[index].copy()
         offsets = (index.ravel() * width).tolist()
         found = b"".join([os.pread(fd, width, offset) for offset in offsets])
         return np.frombuffer(found, dtype=self._dtype).reshape(index.shape)[()]
