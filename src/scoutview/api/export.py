@@ -25,7 +25,7 @@ def export(run: str | Path, out: str | Path, *, onnx: bool = False) -> Path:
     """Write a run's backbone so that others can use it without scoutview.
 
     Args:
-        run: A finished run.
+        run: A finished pre-training run, or a finished transfer run that trained a network.
         out: New folder: `model.safetensors` with timm's own tensor names, `model.json` with the
             arguments of `timm.create_model` and the preprocessing, `model_card.md` with the code
             that loads it; with `onnx` also `model.onnx`.
@@ -39,10 +39,11 @@ def export(run: str | Path, out: str | Path, *, onnx: bool = False) -> Path:
         MissingExtraError: The extra is not installed.
     """
     source = RunFolder.open(run)
-    if not source.backbone.is_file():
-        raise RunError(f"{source.path} has no backbone.safetensors; finish the run with --resume.")
     values = source.config
+    if not source.backbone.is_file():
+        raise RunError(f"{source.path} has no backbone.safetensors; {_remedy(source)}.")
     config = BackboneConfig.build(dict(values["backbone"]) | {"weights": str(source.backbone)})
+    card = _card(source, config).replace(source.backbone.name, "model.safetensors")
     backbone = build_backbone(config).eval()
     side = _side(values)
     folder = require_empty(out)
@@ -51,9 +52,39 @@ def export(run: str | Path, out: str | Path, *, onnx: bool = False) -> Path:
     with atomic_writer(folder / "model.safetensors") as stream:
         stream.write(save({k: v.contiguous() for k, v in backbone.model.state_dict().items()}))
     write_json(folder / "model.json", _description(config, values, side), schema="model", version=1)
-    card = source.model_card.read_text(encoding="utf-8") if source.model_card.is_file() else ""
     write_text(folder / "model_card.md", card + _loading(config, backbone, values))
     return folder
+
+
+def _remedy(source: RunFolder) -> str:
+    if source.finished:
+        return "it trained no network; export the pre-training run that it started from"
+    return "finish the run with --resume"
+
+
+def _method(values: dict[str, Any]) -> str:
+    """Name of the method, which a configuration gives alone or with the method's settings."""
+    method = values["method"]
+    return str(method["name"] if isinstance(method, dict) else method)
+
+
+def _card(source: RunFolder, config: BackboneConfig) -> str:
+    """Read the run's model card; a transfer run has none, so one is made of its settings."""
+    if source.model_card.is_file():
+        return source.model_card.read_text(encoding="utf-8")
+    values, summary = source.config, source.summary()
+    share = f"{values['fraction']:.0%} of the labelled training patients, seed {values['seed']}"
+    lines = [
+        f"# {config.name}, {_method(values)} for {values['task']}",
+        "",
+        f"- Start: {values['initialisation']}.",
+        f"- Labels: {share}; {values['images']['train']} images.",
+        f"- Training: {summary['samples_seen']} samples seen; epoch by"
+        f" {summary['epoch_choice']}: {summary['chosen_epoch']}.",
+        "- Without its classifier. Not a medical device. Check it on your own data before any use.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _side(values: dict[str, Any]) -> int:
@@ -73,7 +104,7 @@ def _description(config: BackboneConfig, values: dict[str, Any], side: int) -> d
         "intensity": values["data"]["intensity"],
         "mean": values["mean"],
         "std": values["std"],
-        "method": values["method"]["name"],
+        "method": _method(values),
     }
 
 
