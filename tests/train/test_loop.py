@@ -161,13 +161,31 @@ def test_fit__sigterm_saves_and_says_how_to_go_on(tmp_path):
             return super().forward(batch, progress)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(TrainingStoppedError, match=r"SIGTERM after step 5.*--resume"):
+    with pytest.raises(TrainingStoppedError, match=r"stopped by SIGTERM after step 5.*--resume"):
         train(tmp_path / "run", objective=Stopping())
     assert signal.getsignal(signal.SIGTERM) is before
     assert latest_checkpoint(tmp_path / "run" / "checkpoints").step == 5
     whole, _, _ = train(tmp_path / "whole")
     resumed, _, _ = train(tmp_path / "run", resume=True)
     assert_equal_state(whole, resumed)
+
+
+def test_fit__logs_that_come_now_and_then_are_averaged_over_their_own_steps(tmp_path):
+    class Sometimes(Toy):
+        def forward(self, batch, progress):
+            output = super().forward(batch, progress)
+            extra = {"rare": torch.tensor(float(progress.step))} if progress.step % 2 else {}
+            return type(output)(output.loss, extra)
+
+    config = toy_config(log_every=4, checkpoint_every=None)
+    _, run, _ = train(tmp_path / "run", config, objective=Sometimes())
+    assert run.metrics()["rare"].tolist() == [2.0, 6.0, 10.0]
+
+
+def test_fit__leaves_the_process_as_it_was(tmp_path):
+    train(tmp_path / "run")
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_fit__keeps_two_checkpoints(tmp_path):

@@ -1,6 +1,7 @@
 """Two processes and two nodes train what one process trains."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.train.two_nodes import BATCH, STEPS
 from scoutview.methods import METHODS
 from scoutview.results.run import RunFolder
 from scoutview.train.checkpoint import checkpoint_path, latest_checkpoint
+from scoutview.train.signals import TrainingStoppedError
 
 pytestmark = pytest.mark.ddp
 NAME = sorted(METHODS)[0]
@@ -100,6 +102,29 @@ def test_fit__two_processes_equal_one_and_resume_bit_equal(tmp_path, one_process
     run_ranks(as_rank, 2, folder, True)
     for name, tensor in weights(folder).items():
         assert torch.equal(tensor, found[name]), name
+
+
+def as_stopped_rank(folder):
+    """Train; only the second process is asked to stop, in its second step."""
+    if torch.distributed.get_rank() == 1:
+        original = two_nodes.make_batch
+
+        def asked(name, size, *, seed, **named):
+            if seed == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(name, size, seed=seed, **named)
+
+        two_nodes.make_batch = asked
+    try:
+        as_rank(folder, False)
+    except TrainingStoppedError as stopped:
+        return stopped.step
+    return None
+
+
+def test_fit__one_process_that_is_asked_to_stop_stops_all(tmp_path):
+    assert run_ranks(as_stopped_rank, 2, tmp_path / "run") == [2, 2]
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints").step == 2
 
 
 @pytest.mark.slow

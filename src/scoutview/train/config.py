@@ -45,8 +45,8 @@ class FitConfig(Config):
     """Memory format of images and convolutions."""
     compile: bool = False
     """Compile the backbone; pays on GPUs in long runs."""
-    deterministic: bool = True
-    """Ask PyTorch for deterministic kernels where it has them."""
+    deterministic: bool | None = None
+    """Ask PyTorch for deterministic kernels; null asks on the CPU only, on GPUs they are slower."""
     log_every: int = Field(default=10, ge=1)
     """Steps between lines of metrics; the device is read only then."""
     checkpoint_every: int | None = Field(default=500, ge=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -49,14 +50,27 @@ def start_fabric(config: FitConfig) -> Fabric:
     return fabric
 
 
+_filling: Any = torch.utils.deterministic  # its flag is a property that type checkers do not see
+
+
 @contextmanager
-def determinism(enabled: bool) -> Iterator[None]:
-    """Use deterministic kernels inside the block, where PyTorch has them."""
+def determinism(wanted: bool | None, device: torch.device) -> Iterator[None]:
+    """Use deterministic kernels inside the block, where PyTorch has them.
+
+    Args:
+        wanted: None asks for them on the CPU only.
+        device: Where training runs.
+    """
+    enabled = device.type == "cpu" if wanted is None else wanted
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = _filling.fill_uninitialized_memory
     if enabled:
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # our code reads nothing that it has not written, and filling costs a pass over memory
+        _filling.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        _filling.fill_uninitialized_memory = filling

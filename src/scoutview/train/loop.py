@@ -165,7 +165,7 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
     batches = iter(_Timed(source.batches(first * config.accumulate), meter))
     loggers = open_loggers(config.loggers, run.path, run.config) if leader else []
     with (
-        determinism(config.deterministic),
+        determinism(config.deterministic, device),
         StopRequest() as stop,
         CheckpointWriter(run.checkpoints, active=leader) as writer,
         TrainingBar(
@@ -304,27 +304,30 @@ class _Meter:
 
     def _clear(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
+        self._passes = 0
         self.waited_s = 0.0
         self._since = time.perf_counter()
 
     def add(self, loss: Tensor, logs: dict[str, Tensor]) -> None:
         """Add one forward pass, without waiting for the device."""
         for name, value in {"loss": loss, **logs}.items():
-            value = value.detach().float()
+            value = value.detach().to(self._device, torch.float32, non_blocking=True)
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._passes += 1
 
     def read(self) -> dict[str, float]:
         """Return means since the last call, over all processes, with speed and data wait."""
-        stacked = torch.stack(list(self._sums.values())) / self._count
+        counts = torch.tensor(list(self._counts.values()), device=self._device)
+        stacked = torch.stack(list(self._sums.values())) / counts
         if self._fabric.world_size > 1:
             reduced = self._fabric.all_reduce(stacked, reduce_op="mean")
             assert isinstance(reduced, Tensor)
             stacked = reduced
         metrics = dict(zip(self._sums, stacked.tolist(), strict=True))
         elapsed = time.perf_counter() - self._since
-        metrics["images_per_s"] = self._images * self._count / elapsed
+        metrics["images_per_s"] = self._images * self._passes / elapsed
         metrics["data_wait"] = self.waited_s / elapsed
         metrics |= gpu_memory(self._device)
         self._clear()

@@ -19,8 +19,8 @@ class TrainingStoppedError(RunError):
 
     def __init__(self, name: str, step: int, run: Path) -> None:
         super().__init__(
-            f"Stopped by {name} after step {step}; everything is saved."
-            f" Go on with: scoutview pretrain --resume {run}"
+            f"{run.name} was stopped by {name} after step {step}; everything is saved. Call it"
+            " again with --resume to go on."
         )
         self.step = step
 
