@@ -111,6 +111,7 @@ class Samples:
         # All samples of images before each one; equal to the row number where nothing is a volume.
         self._ends = np.cumsum(counts) if (counts != 1).any() else None
         self.channels = 3 if self.config.channel == "colour" else 1
+        self._kept: dict[tuple[Any, ...], bool] = {}
 
     @classmethod
     def of(
@@ -211,18 +212,29 @@ class Samples:
         else:
             depth = slice(slice_index, slice_index + 1)
             pixels = self.store.pixels(record, (depth, *(window or ())))[0]
-        grey = self._grey(pixels, record, row)
-        if grey.ndim == 2 and self.config.channel == "grey":
-            return grey
-        return to_channels(grey, self.config.channel)
+        form = record[7:14]  # group to slope: all that decides, and repeats from image to image
+        kept = self._kept.get(form)
+        if kept is None:
+            kept = self._kept[form] = self._is_kept(record)
+        if kept:
+            return pixels
+        return to_channels(self._grey(pixels, record, row), self.config.channel)
+
+    def _is_kept(self, record: Record) -> bool:
+        """Whether stored pixels are what the views want already."""
+        dtype = np.dtype(PIXEL_DTYPES[record.dtype])
+        return (
+            isinstance(self.policy(record), FullRange)
+            and dtype.char in "BH"
+            and record.bits in (0, 8 * dtype.itemsize)
+            and record.slope > 0
+            and not record.flags & INVERTED
+            and record.channels == self.channels
+        )
 
     def _grey(self, pixels: NDArray[Any], record: Record, row: int) -> NDArray[Any]:
-        policy = self.config.intensity or self.policy(record)
+        policy = self.policy(record)
         inverted = bool(record.flags & INVERTED)
-        kept = type(policy) is FullRange and record.slope > 0 and not inverted
-        full = pixels.dtype.char in "BH" and record.bits in (0, 8 * pixels.itemsize)
-        if kept and full:  # what the views want already
-            return pixels
         return to_unit16(
             pixels,
             slope=record.slope,
