@@ -8,7 +8,9 @@ HEAVY = ("torch", "timm", "numpy", "pandas", "pyarrow", "cv2", "pydicom", "sklea
 
 def loaded(code: str) -> set[str]:
     script = f"{code}\nimport sys; print(' '.join(sys.modules), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     return set(done.stderr.split())
 
 
