@@ -97,6 +97,7 @@ def estimate(
     progress = replace(progress, dataset_size=dataset_size)
     with torch.random.fork_rng():
         trial = copy.deepcopy(objective).to(fabric.device).train()
+        fabric.strategy.precision.convert_module(trial)
         prepared = prepare(batch.to(fabric.device))
         views = [v.contiguous(memory_format=layout) if v.ndim == 4 else v for v in prepared.views]
         prepared = replace(prepared, views=views)
