@@ -226,11 +226,12 @@ def _laid_out(
     notes: tuple[str, ...],
 ) -> _Plan:
     """Open the store, which the first process builds if it is missing, and lay out the samples."""
+    part = cohort.where(config.data.where)
     if fabric.is_global_zero:
-        store = stored(cohort)
+        store = stored(part)
     fabric.barrier()
     if not fabric.is_global_zero:
-        store = stored(cohort)
+        store = stored(part)
     targets = _targets(cohort, config)
     samples = _samples(cohort, store, config, config.data.split, targets)
     return _Plan(method, settings, config, cohort, store, samples, targets, notes)

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from scoutview.api.index import open_cohort
+from scoutview.base.errors import DataError
 from scoutview.index.cohort import Cohort
 from scoutview.store.build import StoreConfig, build_store
 from scoutview.store.reader import FOLDER, MANIFEST, Store
@@ -23,8 +24,9 @@ def store(
 
     Args:
         cohort: The cohort or its folder.
-        config: Codec, shard size, largest side.
-        where: Expression over the cohort's columns; only these images are stored.
+        config: Codec, shard size, largest side; None keeps those of the store that is there.
+        where: Expression over the cohort's columns; only these images are stored, beside those
+            that an earlier call chose.
         workers: Processes; one per core by default.
         retry: Try images again that could not be decoded before.
 
@@ -34,21 +36,41 @@ def store(
     Raises:
         DataError: No image fits, or the sources are gone.
     """
-    chosen = open_cohort(cohort, where)
-    return build_store(chosen, config, workers=workers, retry=retry).folder
+    chosen, before = _with_stored(open_cohort(cohort, where))
+    return build_store(chosen, config or before, workers=workers, retry=retry).folder
 
 
 def stored(cohort: Cohort, *, workers: int | None = None) -> Store:
     """Open the store that holds a cohort's images; what is missing is decoded first, and said.
 
-    A store that lacks some of the images is brought up to date for the whole cohort, so that parts
-    chosen one after the other do not push each other out.
+    Settings and images of a store that is there are kept. A cohort that was passed on without its
+    private table works with its store alone.
+
+    Raises:
+        DataError: Images are missing in the store and the cohort does not know its sources.
     """
-    whole = Cohort.open(cohort.folder)
-    if not (cohort.folder / FOLDER / MANIFEST).is_file():
-        logger.info("The cohort has no store yet; decoding %d images now.", len(cohort))
-        return build_store(cohort, workers=workers)
-    opened = Store.open(cohort.folder)
-    if len(cohort) < len(whole) and opened.has(cohort.table["image_id"]):
+    there = (cohort.folder / FOLDER / MANIFEST).is_file()
+    if not (cohort.folder / "private.parquet").is_file():
+        opened = Store.open(cohort.folder) if there else None
+        if opened is None or not opened.has(cohort.table["image_id"]):
+            raise DataError(
+                "The cohort has no private.parquet, and its store lacks some of the images; build"
+                " the store where the sources are, then pass both on."
+            )
         return opened
-    return build_store(whole, workers=workers)  # at once when nothing has changed
+    if not there:
+        logger.info("The cohort has no store yet; decoding %d images now.", len(cohort))
+    chosen, config = _with_stored(cohort)
+    return build_store(chosen, config, workers=workers)  # at once when nothing has changed
+
+
+def _with_stored(cohort: Cohort) -> tuple[Cohort, StoreConfig | None]:
+    """Add the images that the store holds already, and find out how they are stored."""
+    if not (cohort.folder / FOLDER / MANIFEST).is_file():
+        return cohort, None
+    opened = Store.open(cohort.folder)
+    whole = Cohort.open(cohort.folder)
+    keys = whole.table["image_key"]
+    held = keys.isin(opened.table.mapped["image_key"]) | keys.isin(cohort.table["image_key"])
+    both = Cohort(whole.folder, whole.content, held.to_numpy().nonzero()[0])
+    return both, StoreConfig.build(opened.config)

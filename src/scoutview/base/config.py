@@ -34,17 +34,39 @@ class Config(BaseModel):
         """Build from a YAML or JSON file and dotted overrides such as {"views.size": "32"}.
 
         Raises:
-            ConfigError: The file is not a mapping, a key is unknown or a value out of range.
+            ConfigError: The file cannot be read or is not a mapping, a key is unknown or a value
+                out of range.
         """
         values: dict[str, Any] = {}
         if file is not None:
-            loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            loaded = _read(Path(file))
             if not isinstance(loaded, dict):
                 raise ConfigError(f"{file}: expected keys and values, got {type(loaded).__name__}.")
             values = loaded
         for dotted, text in (overrides or {}).items():
-            _set(values, dotted.split("."), yaml.safe_load(text))
+            _set(values, dotted.split("."), _parsed(text, dotted))
         return cls.build(values)
+
+
+def _read(file: Path) -> Any:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: no settings can be read there; check the path.") from error
+    return _parsed(text, str(file))
+
+
+def _parsed(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: expected YAML or JSON; {_place(error)}.") from error
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or "it cannot be parsed"
+    return f"line {mark.line + 1}: {what}" if mark is not None else str(what)
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Final
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from scoutview import __version__
 from scoutview.base.errors import ScoutviewError
@@ -37,18 +37,28 @@ for _verb, _help in _VERBS.items():
 
 
 def main() -> None:
-    """Run the command line; errors that scoutview raises on purpose end with status 2."""
+    """Run the command line; what the user can mend ends with one line and status 2.
+
+    With SCOUTVIEW_TRACEBACK=1 the traceback is shown instead.
+    """
     if set(sys.argv[1:2]) & set(_VERBS):
         from scoutview.cli.terminal import show_messages
 
         show_messages()
     try:
-        app()
-    except ScoutviewError as error:
-        if os.environ.get("SCOUTVIEW_TRACEBACK"):
-            raise
-        print(f"scoutview: {error}", file=sys.stderr)
-        sys.exit(2)
+        app(exit_on_error=False, print_error=False)
+    except (ScoutviewError, CycloptsError) as error:
+        _stop(str(error))
+    except OSError as error:
+        # the error's own text names the file, which may be named after a patient
+        _stop(f"The system refused: {error.strerror}. SCOUTVIEW_TRACEBACK=1 shows where.")
     except KeyboardInterrupt:
         print("scoutview: stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def _stop(message: str) -> None:
+    if os.environ.get("SCOUTVIEW_TRACEBACK"):
+        raise
+    print(f"scoutview: {message}", file=sys.stderr)
+    sys.exit(2)

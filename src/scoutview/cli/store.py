@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from scoutview.cli.terminal import note
+from scoutview.cli.terminal import note, settings
 
 
 def store(
     cohort: Path,
     *,
     where: str | None = None,
-    codec: Literal["raw", "lz4"] = "raw",
+    codec: Literal["raw", "lz4"] | None = None,
     max_side: int | None = None,
     workers: int | None = None,
     retry: bool = False,
@@ -22,9 +22,11 @@ def store(
     cohort
         Folder of the cohort.
     where
-        Only images for which this holds, as "modality == 'CT' and n_slices >= 20".
+        Only images for which this holds, as "modality == 'CT' and n_slices >= 20"; what the store
+        holds already stays.
     codec
-        raw reads fastest; lz4 needs about half the disk.
+        raw (default) reads fastest; lz4 needs about half the disk. Without this and --max-side a
+        store that is there keeps its settings.
     max_side
         Shrink images with longer sides than this.
     workers
@@ -36,9 +38,11 @@ def store(
     from scoutview.store.build import StoreConfig
     from scoutview.store.reader import Store
 
+    flags = {"codec": codec, "max_side": max_side}
+    given = {name: value for name, value in flags.items() if value is not None}
     folder = run(
         cohort,
-        config=StoreConfig(codec=codec, max_side=max_side),
+        config=settings(StoreConfig, None, given, ()) if given else None,
         where=where,
         workers=workers,
         retry=retry,
