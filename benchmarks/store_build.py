@@ -1,8 +1,8 @@
 """Slices per second into the store, by transfer syntax of the source.
 
-Ours is `build_store` with one worker: decode, content hash, perceptual hash, quantiles, write, sync,
-tables. It is paired with the floor: the same decoder alone and a plain write of what it returns,
-synced once; and with `pydicom.dcmread(...).pixel_array` as installed, plus the same write.
+Ours is `build_store` with one worker: decode, content hash, perceptual hash, quantiles, write,
+sync, tables. It is paired with the floor: the same decoder alone and a plain write of what it
+returns, synced once; and with `pydicom.dcmread(...).pixel_array` as installed, plus the same write.
 
     python benchmarks/store_build.py [--quick] [--syntax NAME] [--out FILE]
 """
@@ -136,7 +136,7 @@ def main() -> None:
     arguments = options.parse_args()
     cv2.setNumThreads(1)
     for name in arguments.syntax or SYNTAXES:
-        count = 32 if arguments.quick else 128
+        count = 128 if arguments.quick else 512
         with tempfile.TemporaryDirectory() as folder:
             report = measure(name, Path(folder) / "work", count, arguments.rounds)
         out = Path(arguments.out) if arguments.out else None

@@ -96,7 +96,8 @@ def small_image(pixels: NDArray[Any], *, inverted: bool = False) -> NDArray[np.u
     small = cv2.resize(plane, (SIDE, SIDE), interpolation=how).astype(np.float32)
     if small.ndim > 2:
         small = small.mean(axis=2)
-    small = np.nan_to_num(small)
+    if plane.dtype == np.float32:
+        small = np.nan_to_num(small)
     ranked = np.sort(small, axis=None)
     low, high = ranked[round(0.02 * (ranked.size - 1))], ranked[round(0.98 * (ranked.size - 1))]
     if high <= low:
