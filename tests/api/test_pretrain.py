@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tests.processes import run_ranks
 
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
+from scoutview.api.store import store
 from scoutview.base.errors import ConfigError, RunError
 from scoutview.methods import METHODS, config_class
 from scoutview.nn.backbones import BackboneConfig, build_backbone
@@ -212,3 +214,33 @@ def test_config__samples_replace_the_default_epochs():
     assert PretrainConfig.build(PretrainConfig(samples=9).model_dump(mode="json")).samples == 9
     with pytest.raises(ConfigError, match="exactly one"):
         PretrainConfig.build({"samples": 9, "epochs": 3})
+
+
+def as_rank(cohort, folder, devices):
+    """Pre-train as one of the processes of a group that stands already, or alone."""
+    torch.set_num_threads(1)
+    if devices > 1:
+        rank = str(torch.distributed.get_rank())
+        os.environ |= {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": str(devices),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "0",
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+    config = tiny_config(devices=devices, precision="64-true", epochs=1)
+    return pretrain(cohort, "simclr", folder, config=config, settings=small("simclr"))
+
+
+@pytest.mark.ddp
+def test_pretrain__two_processes_equal_one(cohort, tmp_path):
+    store(cohort)  # workers of a pool cannot start the store's processes; torchrun's can
+    run_ranks(as_rank, 2, cohort, tmp_path / "two", 2)
+    as_rank(cohort, tmp_path / "one", 1)
+    one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))
+    assert two.metrics()["step"].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(one.metrics()["loss"], two.metrics()["loss"], rtol=1e-9)
+    left, right = load_file(one.backbone), load_file(two.backbone)
+    for name, tensor in left.items():
+        torch.testing.assert_close(right[name], tensor, rtol=1e-7, atol=1e-9, msg=name)
