@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scoutview.base.errors import JoinError
 from scoutview.index import splits
@@ -21,9 +20,10 @@ from scoutview.index.config import ColumnSplit, HoldOut, IndexConfig, KFold, Sou
 from scoutview.index.join import Keys, Match
 from scoutview.index.labelmaps import join_labelmaps
 from scoutview.index.labels import Label, from_source, join_labels
+from scoutview.index.parts import read_parts
 from scoutview.index.privacy import pseudonym
 from scoutview.index.reports import join_reports
-from scoutview.index.scan import part_path
+from scoutview.index.scan import GROUPED
 from scoutview.index.schema import BOXES, REPORTS
 
 _LOG = logging.getLogger(__name__)
@@ -90,27 +90,20 @@ def _columns_of(split: object) -> list[str]:
 
 
 def _read(stems: Sequence[Path], columns: Sequence[str]) -> pd.DataFrame:
-    parts = []
-    for stem in stems:
-        path = part_path(stem, "index")
-        there = [name for name in columns if name in pq.read_schema(path).names]
-        parts.append(pq.read_table(path, columns=there, use_threads=False))
-    return cast(pd.DataFrame, pa.concat_tables(parts).to_pandas())
+    there = [name for name in columns if name in GROUPED.names]
+    tables = [part.select(there) for part in read_parts(stems, "index")]
+    return cast(pd.DataFrame, pa.concat_tables(tables).to_pandas())
 
 
 def _source_labels(out: Attached, stems: Sequence[Path], names: dict[str, str]) -> None:
     values: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
     start = 0
-    for stem in stems:
-        with pq.ParquetFile(part_path(stem, "index")) as part:
-            for batch in part.iter_batches(columns=["values"], use_threads=False):
-                cells = batch.column(0).to_pylist() if batch.num_rows else []
-                for row, pairs in enumerate(cells, start):
-                    for name, value in pairs or ():
-                        name = names.get(name, name)
-                        column = values.setdefault(name, np.full(len(out.images), np.nan))
-                        column[row] = value
-                start += batch.num_rows
+    for part in read_parts(stems, "index"):
+        for row, pairs in enumerate(part.column("values").to_pylist(), start):
+            for name, value in pairs:
+                column = values.setdefault(names.get(name, name), np.full(len(out.images), np.nan))
+                column[row] = value
+        start += len(part)
     labels, columns = from_source(values)
     out.labels += labels
     for label in labels:

@@ -9,9 +9,9 @@ import logging
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +26,13 @@ from scoutview.index.attach import Attached, attach
 from scoutview.index.cohort import Cohort
 from scoutview.index.config import IndexConfig
 from scoutview.index.finish import write, write_problems
-from scoutview.index.privacy import key_from_file, new_key, pseudonym, signature, write_key
-from scoutview.index.scan import GroupJob, ScanJob, group, part_path, scan, table_writer
+from scoutview.index.lock import alone
+from scoutview.index.parts import part_path, part_writer, read_part
+from scoutview.index.privacy import key_from_file, new_key, pseudonym, write_key
+from scoutview.index.scan import GroupJob, ScanJob, group, scan
 from scoutview.index.schema import PRIVATE, VERSION
 from scoutview.index.walk import SeenFile, walk
-from scoutview.index.workers import Workers
+from scoutview.index.workers import START_SECONDS, Workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ BUILDING: Final = ".building"
 _CHUNK: Final = 512
 _WALK: Final = 4096
 _BUCKET_ROWS: Final = 2048
-_SPILL_ROWS: Final = 2048
+_SPILL_ROWS: Final = 8192
 _MOST_BUCKETS: Final = 256
 
 Progress = Callable[[int, int], object]
@@ -69,27 +71,45 @@ def build_cohort(
 
     Raises:
         DataError: A source is missing, a table does not fit, or `strict` met a problem.
-        RunError: `out` holds something else, or a worker process died.
+        RunError: `out` holds something else, or another build works on it.
     """
     config = config or IndexConfig()
     out, sources = Path(out), [Path(source) for source in sources]
-    work = _prepare(out)
+    _refuse_others(out)
+    work = out / BUILDING
+    goes_on = work.exists()
+    work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with alone(work):
+        # After a crash everything runs in workers, where the file that ends one is found.
+        count = config.workers or os.cpu_count() or 1
+        with Workers(count, patience=0.0 if goes_on else START_SECONDS) as workers:
+            _build(sources, out, work, config, workers, progress)
+    return Cohort.open(out)
+
+
+def _build(
+    sources: Sequence[Path],
+    out: Path,
+    work: Path,
+    config: IndexConfig,
+    workers: Workers,
+    progress: Progress | None,
+) -> None:
+    _clean(out, work)
     key = _key(out, work, config)
     previous = _previous(out, key)
     skip = [out, *([config.labelmaps.folder] if config.labelmaps else [])]
     state = _state(sources, config, key)
     old = _read_signatures(previous) if previous else np.empty(0, dtype=np.int64)
     known = np.unique(np.concatenate([old, *map(_read_signatures, _parts(work))]))
-    with Workers(config.workers or os.cpu_count() or 1) as workers:
-        found = _Scan(work, key, known, progress)
-        seen = found.run(walk(sources, skip), workers)
-        if np.array_equal(seen, old) and _is_current(out, state):
-            shutil.rmtree(work)
-            return _reopened(out, config)
-        buckets = _spill(work, previous, seen)
-        jobs = (GroupJob(bucket, bucket.with_suffix(""), key) for bucket in buckets)
-        stems = sorted(workers.map(group, jobs))
-    if not any(pq.read_metadata(part_path(stem, "index")).num_rows for stem in stems):
+    seen = _Scan(work, key, known, progress).run(walk(sources, skip), workers)
+    if np.array_equal(seen, old) and _is_current(out, state):
+        shutil.rmtree(work)
+        _refuse_known_problems(out, config)
+        return
+    buckets = _spill(work, previous, seen)
+    stems = sorted(workers.map(group, (GroupJob(bucket, key) for bucket in buckets)))
+    if not any(len(read_part(part_path(stem, "index"))) for stem in stems):
         (out / "cohort.json").unlink(missing_ok=True)
         write_problems(out, stems, [])
         raise DataError(
@@ -103,30 +123,25 @@ def build_cohort(
     write(out, stems, attached, key, state, files=len(seen), names=names)
     shutil.rmtree(work)
     _LOG.info("indexed %d files", len(seen))
-    return Cohort.open(out)
 
 
-def _reopened(out: Path, config: IndexConfig) -> Cohort:
-    cohort = Cohort.open(out)
-    problems = cohort.content["counts"]["problems"]
+def _refuse_known_problems(out: Path, config: IndexConfig) -> None:
+    problems = Cohort.open(out).content["counts"]["problems"]
     if config.strict and problems:
         raise _too_many(problems)
-    return cohort
 
 
-def _prepare(out: Path) -> Path:
-    """Open the folder of the unfinished build, and refuse a folder that is something else."""
-    work = out / BUILDING
-    ours = [out / "cohort.json", out / "private.parquet", work]
+def _refuse_others(out: Path) -> None:
+    ours = [out / "cohort.json", out / "private.parquet", out / BUILDING]
     if out.exists() and any(out.iterdir()) and not any(path.exists() for path in ours):
         raise RunError(f"{out} is not empty and not a cohort; choose a new folder, or empty it.")
-    out.mkdir(parents=True, exist_ok=True)
-    remove_partial(out)
-    work.mkdir(mode=0o700, exist_ok=True)
+
+
+def _clean(out: Path, work: Path) -> None:
+    """Remove what a killed build has half written."""
     (work / "parts").mkdir(mode=0o700, exist_ok=True)
-    remove_partial(work)
-    remove_partial(work / "parts")
-    return work
+    for folder in (out, work, work / "parts"):
+        remove_partial(folder)
 
 
 def _key(out: Path, work: Path, config: IndexConfig) -> bytes:
@@ -189,13 +204,17 @@ def _is_current(out: Path, state: str) -> bool:
 
 
 def _read_signatures(path: Path) -> Signatures:
-    column = pq.read_table(path, columns=["signature"], use_threads=False).column(0)
-    values = np.unique(column.to_numpy())
+    """Return the signatures of the files of a part, or of a private table, sorted."""
+    if path.suffix == ".arrow":
+        table = read_part(path)
+    else:
+        table = pq.read_table(path, columns=["signature"], use_threads=False)
+    values = np.unique(table.column("signature").to_numpy())
     return np.asarray(values[values != 0], dtype=np.int64)
 
 
 def _parts(work: Path) -> list[Path]:
-    return sorted((work / "parts").glob("*.parquet"))
+    return sorted((work / "parts").glob("*.arrow"))
 
 
 class _Scan:
@@ -233,15 +252,11 @@ class _Scan:
             self._kept += len(batch) - len(fresh)
             waiting += [batch[place] for place in fresh]
             while len(waiting) >= _CHUNK:
-                yield self._job(waiting[:_CHUNK])
+                yield ScanJob(waiting[:_CHUNK], self._work / "parts", self._key)
                 waiting = waiting[_CHUNK:]
             self._tell()
         if waiting:
-            yield self._job(waiting)
-
-    def _job(self, files: Sequence[SeenFile]) -> ScanJob:
-        name = signature(*(file.signature for file in files))
-        return ScanJob(files, self._work / "parts" / f"{name:016x}.parquet", self._key)
+            yield ScanJob(waiting, self._work / "parts", self._key)
 
     def _tell(self) -> None:
         if self._progress is not None:
@@ -266,28 +281,52 @@ def _spill(work: Path, previous: Path | None, seen: Signatures) -> list[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     sources = [*([previous] if previous else []), *_parts(work)]
-    rows = sum(pq.read_metadata(path).num_rows for path in sources)
-    number = max(1, min(_MOST_BUCKETS, -(-rows // _BUCKET_ROWS)))
-    paths = [folder / f"{n:05d}.parquet" for n in range(number)]
-    old = _read_signatures(previous) if previous else np.empty(0, dtype=np.int64)
+    count = sum(len(table) for source in sources for table in _tables(source, ["signature"]))
+    number = max(1, min(_MOST_BUCKETS, -(-count // _BUCKET_ROWS)))
+    paths = [folder / f"{n:05d}.arrow" for n in range(number)]
     with ExitStack() as stack:
-        outs = [stack.enter_context(table_writer(path, PRIVATE)) for path in paths]
-        for source in sources:
-            # A build that was killed after writing the table has left parts that it contains.
-            taken = np.empty(0, dtype=np.int64) if source is previous else old
-            for table in _tables(source):
-                here = table.column("signature").to_numpy()
-                table = table.filter(_isin(here, seen) & ~_isin(here, taken))
-                bucket = _bucket(table.column("group").to_numpy(), number)
-                for n in np.unique(bucket):
-                    outs[n].write_table(table.filter(bucket == n))
+        outs = [stack.enter_context(part_writer(path, PRIVATE)) for path in paths]
+        for table in _in_lots(_kept(previous, sources, seen)):
+            bucket = _bucket(table.column("group").to_numpy(), number)
+            order = np.argsort(bucket, kind="stable")
+            table = table.take(pa.array(order))
+            edges = np.searchsorted(bucket[order], np.arange(number + 1))
+            for out, (start, stop) in zip(outs, pairwise(edges), strict=True):
+                if stop > start:
+                    out.write_table(table.slice(start, stop - start))
     return paths
 
 
-def _tables(path: Path) -> Iterator[pa.Table]:
+def _kept(previous: Path | None, sources: Sequence[Path], seen: Signatures) -> Iterator[pa.Table]:
+    """Yield the rows of files that still exist, each file once."""
+    old = _read_signatures(previous) if previous else np.empty(0, dtype=np.int64)
+    for source in sources:
+        # A build that was killed after writing the table has left parts that it contains.
+        taken = np.empty(0, dtype=np.int64) if source is previous else old
+        for table in _tables(source):
+            here = table.column("signature").to_numpy()
+            yield table.filter(_isin(here, seen) & ~_isin(here, taken))
+
+
+def _tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    if path.suffix == ".arrow":
+        yield read_part(path).select(columns or PRIVATE.names)
+        return
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_SPILL_ROWS, use_threads=False):
+        for batch in file.iter_batches(_SPILL_ROWS, columns=columns, use_threads=False):
             yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+
+
+def _in_lots(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join small tables: work on a table costs by its columns as much as by its rows."""
+    lot: list[pa.Table] = []
+    for table in tables:
+        lot.append(table)
+        if sum(map(len, lot)) >= _SPILL_ROWS:
+            yield pa.concat_tables(lot).combine_chunks()
+            lot = []
+    if lot:
+        yield pa.concat_tables(lot).combine_chunks()
 
 
 def _bucket(groups: Signatures, number: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from scoutview.base.files import atomic_writer, sync_folder, write_json
 from scoutview.index.attach import Attached
 from scoutview.index.labels import Label
+from scoutview.index.parts import lasting_writer, read_parts
 from scoutview.index.privacy import PRIVATE_MODE, fingerprint
-from scoutview.index.records import Rows
-from scoutview.index.scan import ROWS_AT_ONCE, csv_lines, part_path, table_writer
+from scoutview.index.scan import csv_lines
 from scoutview.index.schema import BOXES, COHORT, INDEX, PRIVATE, PROBLEMS, REPORTS, VERSION
 
 _LOG = logging.getLogger(__name__)
@@ -75,19 +75,13 @@ def write_problems(
     reasons: Counter[str] = Counter()
     with atomic_writer(out / "problems.csv") as stream:
         stream.write((",".join(PROBLEMS.names) + "\n").encode())
-        for batch in _batches(stems, "problems"):
-            rows = batch.to_pylist()
+        for part in read_parts(stems, "problems"):
+            rows = part.to_pylist()
             reasons.update(row["reason"] for row in rows)
             stream.write(csv_lines(rows))
         reasons.update(row["reason"] for row in joined)
         stream.write(csv_lines(joined))
     return reasons
-
-
-def _batches(stems: Sequence[Path], name: str) -> Iterator[pa.RecordBatch]:
-    for stem in stems:
-        with pq.ParquetFile(part_path(stem, name)) as part:
-            yield from part.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False)
 
 
 def _write_private(
@@ -99,17 +93,17 @@ def _write_private(
     path = out / "private.parquet"
     with (
         atomic_writer(path, mode=PRIVATE_MODE) as stream,
-        table_writer(stream, schema, lasting=True) as target,
+        lasting_writer(stream, schema) as target,
     ):
-        for batch in _batches(stems, "private"):
-            table = _with_patients(pa.Table.from_batches([batch]), attached.patients)
+        for part in read_parts(stems, "private"):
+            table = _with_patients(part, attached.patients)
             first = pc.and_(pc.equal(table["order"], 0), pc.equal(table["patient"], ""))
             patients_missing += pc.sum(first).as_py() or 0
             kinds = table.filter(pc.equal(table["status"], "nonimage"))["reason"]
             other.update(kinds.to_pylist())
             target.write_table(table.replace_schema_metadata(schema.metadata))
         if attached.private:
-            target.write_table(_table(attached.private))
+            target.write_table(pa.Table.from_pylist(attached.private, PRIVATE))
     return {
         "images_without_patient": patients_missing,
         "non_images": dict(sorted(other.items())),
@@ -126,13 +120,6 @@ def _with_patients(table: pa.Table, patients: dict[str, str]) -> pa.Table:
     return table.set_column(place, table.schema.field(place), pa.array(known, pa.string()))
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    collected = Rows(PRIVATE)
-    for row in rows:
-        collected.add(row)
-    return collected.take()
-
-
 def _write_index(out: Path, stems: Sequence[Path], attached: Attached) -> None:
     schema = INDEX
     for label in attached.labels:
@@ -144,13 +131,12 @@ def _write_index(out: Path, stems: Sequence[Path], attached: Attached) -> None:
     )
     with (
         atomic_writer(out / "index.parquet") as stream,
-        table_writer(stream, schema, lasting=True) as table,
+        lasting_writer(stream, schema) as table,
     ):
         start = 0
-        for batch in _batches(stems, "index"):
-            here = late.slice(start, batch.num_rows)
-            start += batch.num_rows
-            early = pa.Table.from_batches([batch])
+        for early in read_parts(stems, "index"):
+            here = late.slice(start, len(early))
+            start += len(early)
             columns = [
                 (here if name in here.column_names else early).column(name) for name in schema.names
             ]

@@ -4,7 +4,7 @@ Examples in errors are masked, because ids and file names are private.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, cast
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scoutview.base.errors import JoinError, masked
-from scoutview.index.scan import part_path
+from scoutview.index.parts import read_parts
 
 _EXAMPLES: Final = 3
 _SAMPLE: Final = 2000
@@ -76,13 +76,10 @@ class Keys:
         self._tables: dict[str, pd.DataFrame] = {}
 
     @classmethod
-    def read(cls, stems: Iterable[Path]) -> "Keys":
+    def read(cls, stems: Sequence[Path]) -> "Keys":
         """Read the ids that a build has collected."""
         wanted = ["image_id", "name", "image", "series", "study", "patient", "order"]
-        tables = [
-            pq.read_table(part_path(stem, "private"), columns=wanted, use_threads=False)
-            for stem in stems
-        ]
+        tables = [part.select(wanted) for part in read_parts(stems, "private")]
         frame = pa.concat_tables(tables).to_pandas()
         return cls(frame[frame["image_id"] != ""].reset_index(drop=True))
 

@@ -11,8 +11,9 @@ from scoutview.index.config import LabelmapFolder
 from scoutview.index.join import Keys, bare_stem
 from scoutview.index.privacy import without_names
 from scoutview.index.records import READ_FAILURES, record
+from scoutview.index.schema import PRIVATE
 from scoutview.index.walk import SeenFile, walk
-from scoutview.pixels.headers import Header, Locator, Problem
+from scoutview.pixels.headers import Found, Header, Locator, Problem
 from scoutview.pixels.probe import probe
 
 _WHAT = "labelmaps"
@@ -76,7 +77,7 @@ def _check(
     out: Labelmaps, file: SeenFile, image_id: str, shape: tuple[int, ...], key: bytes
 ) -> None:
     for found in _probe(file):
-        row = record(found, file, key) | {"image_id": image_id, "order": 0}
+        row = _row(found, file, key) | {"image_id": image_id, "order": 0}
         if isinstance(found, Header):
             has = (1, *found.shape) if len(found.shape) == 2 else found.shape
             if has == shape and found.channels == 1:
@@ -98,7 +99,11 @@ def _check(
             out.problems.append(_problem(row, found.reason, detail, found.action))
 
 
-def _probe(file: SeenFile) -> Iterator[Any]:
+def _row(found: Found, file: SeenFile, key: bytes) -> dict[str, Any]:
+    return dict(zip(PRIVATE.names, record(found, file, key), strict=True))
+
+
+def _probe(file: SeenFile) -> Iterator[Found]:
     try:
         yield from probe(file.path)
     except READ_FAILURES as error:
@@ -113,7 +118,7 @@ def _probe(file: SeenFile) -> Iterator[Any]:
 def _unmatched(out: Labelmaps, file: SeenFile, key: bytes) -> None:
     for found in _probe(file):
         if isinstance(found, Header):
-            row = record(found, file, key) | {"image_id": ""}
+            row = _row(found, file, key)
             out.problems.append(
                 _problem(
                     row,

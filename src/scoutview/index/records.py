@@ -3,7 +3,7 @@
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from scoutview.index.privacy import (
     without_names,
     word,
 )
-from scoutview.index.schema import PRIVATE
+from scoutview.index.schema import HEADER, PRIVATE
 from scoutview.index.walk import SeenFile
 from scoutview.pixels.geometry import direction_code, orientation_code
 from scoutview.pixels.headers import Found, Header, Locator, NonImage, Problem
@@ -26,6 +26,8 @@ STACKED: Final = frozenset({"CT", "MR", "PT"})
 """Modalities whose single-frame images of one series are slices of a volume."""
 
 NO_GROUP: Final = -1
+
+_GROUP: Final = PRIVATE.get_field_index("group")
 
 READ_FAILURES: Final = (
     OSError,
@@ -43,153 +45,173 @@ READ_FAILURES: Final = (
 )
 """What damaged bytes have been seen to raise inside readers; one file must not stop a million."""
 
-_EMPTY: Final[dict[str, Any]] = {
-    "image_id": "",
-    "order": -1,
-    "patient": "",
-    "study": "",
-    "series": "",
-    "image": "",
-    "source_split": "",
-    "reason": "",
-    "detail": "",
-    "action": "",
-}
-_NOTHING: Final[dict[str, Any]] = {field.name: None for field in PRIVATE} | _EMPTY
+_NO_IDS: Final = ("", "", "", "", None, None, None, "", None)
+_NO_PIXELS: Final = (None,) * len(HEADER)
+
+Record = tuple[Any, ...]
+"""One row of the private table, its values in the order of `PRIVATE`."""
 
 
-class Rows:
-    """Rows of one table, collected until they are written."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._rows: list[dict[str, Any]] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Add one row; every column of the schema must be in it."""
-        self._rows.append(row)
-
-    def take(self) -> pa.Table:
-        """Return what was collected and start again."""
-        columns = [
-            pa.array([row[field.name] for row in self._rows], field.type) for field in self._schema
-        ]
-        self._rows = []
-        return pa.Table.from_arrays(columns, schema=self._schema)
+def table_of(rows: Sequence[Record]) -> pa.Table:
+    """Turn rows into a table, column by column."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(PRIVATE)
+    arrays = [pa.array(values, at.type) for values, at in zip(columns, PRIVATE, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=PRIVATE)
 
 
-def records(file: SeenFile, key: bytes) -> Iterator[dict[str, Any]]:
+def records(file: SeenFile, key: bytes) -> Iterator[Record]:
     """Probe a file and yield its rows of the private table, at least one."""
-    count, last = 0, None
+    count, member, group = 0, "", NO_GROUP
     try:
         for found in probe(file.path):
             count += 1
-            row = record(found, file, key)
-            if row["status"] == "image":
-                last = row
-            elif last is not None and last["member"] == row["member"]:
+            if isinstance(found, Header):
+                row = record(found, file, key)
+                member, group = found.locator.member, row[_GROUP]
+            else:
                 # What is wrong with an image is told beside the image.
-                row["group"] = last["group"]
+                beside = group if found.locator.member == member else NO_GROUP
+                row = record(found, file, key, beside)
             yield row
     except READ_FAILURES as error:
         count += 1
         # Only the kind of failure: its text may quote the file.
-        yield record(
-            Problem(
-                Locator(file.path),
-                "unreadable",
-                f"Reading the file failed with {type(error).__name__}.",
-                "Copy the file again from its source, or leave it out.",
-            ),
-            file,
-            key,
-        )
+        detail = f"Reading the file failed with {type(error).__name__}."
+        yield record(_lost(file, "unreadable", detail), file, key)
     if not count:
         yield record(NonImage(Locator(file.path), "empty"), file, key)
 
 
-def record(found: Found, file: SeenFile, key: bytes) -> dict[str, Any]:
-    """Turn one finding into a row of the private table."""
+def crashed(file: SeenFile, key: bytes) -> Iterator[Record]:
+    """Yield the row of a file that ended the process that read it."""
+    detail = "Reading the file ended the process that read it."
+    yield record(_lost(file, "damaged", detail), file, key)
+
+
+def _lost(file: SeenFile, reason: str, detail: str) -> Problem:
+    action = "Copy the file again from its source, or leave it out."
+    return Problem(Locator(file.path), reason, detail, action)
+
+
+def record(found: Found, file: SeenFile, key: bytes, group: int = NO_GROUP) -> Record:
+    """Turn one finding into a row of the private table.
+
+    Args:
+        found: What the reader said.
+        file: The file, or the archive around it.
+        key: The cohort's secret key.
+        group: Rows of one group are looked at together; by default those of a series or file.
+    """
     where = found.locator
     inner = where.member.rpartition("!")[0] if "!" in where.member else where.member
-    original = f"{file.name}!{inner}" if inner else file.name
-    file_id = pseudonym(key, "file", original)
-    row = _NOTHING | {
-        "file_id": file_id,
-        "group": image_key(file_id),
-        "path": where.path,
-        "member": where.member,
-        "item": where.item,
-        "size": file.size,
-        "mtime_ns": file.mtime_ns,
-        "signature": file.signature,
-        "name": original,
-    }
-    if isinstance(found, Problem):
-        row["status"], row["reason"], row["action"] = "problem", found.reason, found.action
-        row["detail"] = without_names(found.detail, f"{where.path}/{where.member}")
-    elif isinstance(found, NonImage):
-        row["status"], row["reason"] = "nonimage", found.kind
+    name = f"{file.name}!{inner}" if inner else file.name
+    file_id = pseudonym(key, "file", name)
+    if isinstance(found, Header):
+        status, pixels = "image", _pixels(found)
+        # An image without an id of its own is known by where it lies below its source.
+        image = found.image_uid or f"{name}|{where.member}|{where.item}"
+        rest: Record = (
+            found.patient_id,
+            found.study_uid,
+            found.series_uid,
+            image,
+            found.instance_number,
+            found.position,
+            found.direction,
+            split_word(found.split),
+            list(found.labels.items()),
+            "",  # no reason, detail and action
+            "",
+            "",
+        )
+        if found.series_uid:
+            # All slices of a series must meet in one bucket, wherever their files lie.
+            group = image_key(pseudonym(key, "series", found.series_uid))
+    elif isinstance(found, Problem):
+        status, pixels = "problem", _NO_PIXELS
+        detail = without_names(found.detail, f"{where.path}/{where.member}")
+        rest = (*_NO_IDS, found.reason, detail, found.action)
     else:
-        _fill(row, found, key)
-    return row
+        status, pixels = "nonimage", _NO_PIXELS
+        rest = (*_NO_IDS, found.kind, "", "")
+    if group == NO_GROUP:
+        group = image_key(file_id)
+    return (
+        file_id,
+        "",  # image_id and order are given when rows are grouped
+        -1,
+        status,
+        where.path,
+        where.member,
+        where.item,
+        file.size,
+        file.mtime_ns,
+        file.signature,
+        name,
+        group,
+        *rest,
+        *pixels,
+    )
 
 
-def _fill(row: dict[str, Any], header: Header, key: bytes) -> None:
-    row["status"] = "image"
-    row |= _pixels(header)
-    row["patient"], row["study"] = header.patient_id, header.study_uid
-    row["series"], row["image"] = header.series_uid, header.image_uid or _place(row)
-    row["instance_number"] = header.instance_number
-    row["position"], row["direction"] = header.position, header.direction
-    row["source_split"] = split_word(header.split)
-    row["values"] = list(header.labels.items())
-    if header.series_uid:
-        # All slices of a series must meet in one bucket, wherever their files lie.
-        row["group"] = image_key(pseudonym(key, "series", header.series_uid))
-
-
-def _place(row: dict[str, Any]) -> str:
-    """Identify an image without an id of its own by where it lies below its source."""
-    return f"{row['name']}|{row['member']}|{row['item']}"
-
-
-def _pixels(header: Header) -> dict[str, Any]:
+def _pixels(header: Header) -> Record:
+    """Return the values of `HEADER`, in its order."""
     deep = len(header.shape) == 3
     spacing = header.spacing or (math.nan,) * len(header.shape)
-    burned = {None: "", True: "yes", False: "no"}[header.burned_in]
-    return {
-        "source": word("source", header.source),
-        "modality": word("modality", header.modality),
-        "body_part": word("body_part", header.body_part),
-        "projection": word("projection", header.projection),
-        "laterality": word("laterality", header.laterality),
-        "height": header.shape[-2],
-        "width": header.shape[-1],
-        "n_slices": header.shape[0] if deep else 1,
-        "channels": header.channels,
-        "frames": header.frames,
-        "dtype": word("dtype", header.dtype),
-        "bits_stored": header.bits_stored,
-        "spacing_z": spacing[0] if deep else math.nan,
-        "spacing_y": spacing[-2],
-        "spacing_x": spacing[-1],
-        "orientation": _orientation(header),
-        "gantry_tilt": header.gantry_tilt,
-        "slope": header.slope,
-        "intercept": header.intercept,
-        "window_center": _number(header.window_center),
-        "window_width": _number(header.window_width),
-        "voi_lut": header.voi_lut,
-        "photometric": word("photometric", header.photometric),
-        "transfer_syntax": word("transfer_syntax", header.transfer_syntax),
-        "burned_in": burned,
-        "secondary_capture": header.secondary_capture,
-        "localizer": header.localizer,
-    }
+    source, modality, body_part, projection, laterality, dtype, photometric, syntax = _words(
+        header.source,
+        header.modality,
+        header.body_part,
+        header.projection,
+        header.laterality,
+        header.dtype,
+        header.photometric,
+        header.transfer_syntax,
+    )
+    return (
+        source,
+        modality,
+        body_part,
+        projection,
+        laterality,
+        header.shape[-2],
+        header.shape[-1],
+        header.shape[0] if deep else 1,
+        header.channels,
+        header.frames,
+        dtype,
+        header.bits_stored,
+        spacing[0] if deep else math.nan,
+        spacing[-2],
+        spacing[-1],
+        _orientation(header),
+        header.gantry_tilt,
+        header.slope,
+        header.intercept,
+        math.nan if header.window_center is None else header.window_center,
+        math.nan if header.window_width is None else header.window_width,
+        header.voi_lut,
+        photometric,
+        syntax,
+        _BURNED_IN[header.burned_in],
+        header.secondary_capture,
+        header.localizer,
+    )
+
+
+_BURNED_IN: Final = {None: "", True: "yes", False: "no"}
+
+
+@lru_cache(maxsize=4096)
+def _words(*values: str) -> tuple[str, ...]:
+    """Pass words through the gates of their vocabularies; cached together, as files repeat them."""
+    return tuple(word(field, value) for field, value in zip(_WORDS, values, strict=True))
+
+
+_WORDS: Final = (
+    "source", "modality", "body_part", "projection", "laterality", "dtype", "photometric",
+    "transfer_syntax",
+)  # fmt: skip
 
 
 def _orientation(header: Header) -> str:
@@ -204,21 +226,19 @@ def plane_code(direction: tuple[float, ...]) -> str:
     return direction_code([round(cosine, 4) for cosine in direction])
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def header(row: dict[str, Any]) -> Header:
     """Rebuild what assembling a series needs from a single-frame row of the private table."""
-    spacing = (row["spacing_y"], row["spacing_x"])
-    return Header(
+    made = object.__new__(Header)
+    # The constructor of a frozen class sets 33 fields one by one: a tenth of the whole build.
+    # Defaults that are not named here are attributes of the class.
+    vars(made).update(
         locator=Locator(row["path"], row["member"], row["item"]),
         source=row["source"],
         shape=(row["height"], row["width"]),
         dtype=row["dtype"],
         channels=row["channels"],
         modality=row["modality"],
-        spacing=None if math.isnan(spacing[0]) else spacing,
+        spacing=None if math.isnan(row["spacing_y"]) else (row["spacing_y"], row["spacing_x"]),
         position=None if row["position"] is None else tuple(row["position"]),
         direction=None if row["direction"] is None else tuple(row["direction"]),
         gantry_tilt=row["gantry_tilt"],
@@ -228,7 +248,9 @@ def header(row: dict[str, Any]) -> Header:
         series_uid=row["series"],
         image_uid=row["image"],
         instance_number=row["instance_number"],
+        labels={},
     )
+    return made
 
 
 def stacks(row: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """From single rows to images and volumes: the slices of a series become one."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,14 +37,14 @@ def group_rows(rows: Iterable[Row], key: bytes) -> Grouped:
     """Turn the rows of one series, or of one file, into images and volumes.
 
     Args:
-        rows: Rows of the private table that share `group`.
+        rows: Rows of the private table that share `group`, sorted by name, member and item, so
+            that the file that stays of two equal ones is the same in every run.
         key: The cohort's secret key.
     """
     out = Grouped()
     slices: list[Row] = []
     taken: dict[str, Row] = {}
-    # By name, so that the file that stays of two equal ones is the same in every run.
-    for row in sorted(rows, key=lambda row: (row["name"], row["member"], row["item"])):
+    for row in rows:
         out.private.append(row)
         row["image_id"], row["order"] = "", -1
         if row["status"] == "problem":
@@ -157,7 +157,6 @@ def _index_row(row: Row, image_id: str, key: bytes) -> Row:
         "fold": -1,
         "labelmap": False,
         "report": False,
-        "values": row["values"] or [],
     }
 
 
@@ -247,15 +246,3 @@ def _problem(row: Row, reason: str, detail: str, action: str) -> Row:
         "detail": detail,
         "action": action,
     }
-
-
-def in_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Split rows that are sorted by `group` where the group changes."""
-    group: list[Row] = []
-    for row in rows:
-        if group and row["group"] != group[0]["group"]:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
