@@ -64,9 +64,9 @@ def golden(name: str) -> str:
     if folder is None:
         return "-"
     cases = _cases(folder)
-    reference = json.loads(cases[0].read_text(encoding="utf-8"))["reference"]
-    repository = reference[0]["repository"]
-    return f"{len(cases)} of {repository}"
+    references = [json.loads(case.read_text(encoding="utf-8"))["reference"] for case in cases]
+    repositories = dict.fromkeys(one["repository"] for reference in references for one in reference)
+    return f"{len(cases)}: {', '.join(repositories)}"
 
 
 def _cases(folder: str) -> list[Path]:
