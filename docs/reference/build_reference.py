@@ -4,8 +4,11 @@ import ast
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("api", "methods", "tasks", "views", "data", "train", "nn", "stats", "results", "store")
-ROOMS_BELOW = ("index", "pixels", "base")
+ROOMS = (
+    "api", "recipes", "methods", "tasks", "contract", "train", "views", "data", "nn", "results",
+    "stats", "index", "store", "pixels", "base",
+)  # fmt: skip
+"""Folders of the package, and one module."""
 SOURCE = Path(__file__).parents[2] / "src" / "scoutview"
 
 
@@ -13,11 +16,14 @@ def on_pre_build(config: Any) -> None:
     """Write docs/reference/<room>.md and the index before mkdocs reads the folder."""
     target = Path(config["docs_dir"]) / "reference"
     lines = ["# Reference", "", "Made from the docstrings. One page per room.", ""]
-    for room in (*ROOMS, *ROOMS_BELOW):
-        pages = [_module(path) for path in sorted((SOURCE / room).rglob("*.py"))]
+    for room in ROOMS:
+        single = SOURCE / f"{room}.py"
+        paths = [single] if single.is_file() else sorted((SOURCE / room).rglob("*.py"))
+        pages = [_module(path) for path in paths]
         text = f"# scoutview.{room}\n\n" + "\n".join(page for page in pages if page)
-        _write(target / f"{room}.md", text)
-        lines.append(f"- [scoutview.{room}]({room}.md)")
+        name = f"room_{room}.md"  # reference/index.md is the list itself
+        _write(target / name, text)
+        lines.append(f"- [scoutview.{room}]({name})")
     _write(target / "index.md", "\n".join(lines) + "\n")
 
 

@@ -100,7 +100,7 @@ def run_command(words: list[str], folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working folder whose modules can be imported; registries are as before afterwards."""
+    """An empty working folder with importable modules; registries are as before afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     methods, modules = dict(METHODS), set(sys.modules)
