@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 BUILDING: Final = ".building"
 """Folder of an unfinished build; private like the table it becomes."""
 
-_CHUNK: Final = 512
+_CHUNK: Final = 1024
 _WALK: Final = 4096
 _BUCKET_ROWS: Final = 2048
 _SPILL_ROWS: Final = 8192
@@ -305,7 +305,8 @@ def _kept(previous: Path | None, sources: Sequence[Path], seen: Signatures) -> I
         taken = np.empty(0, dtype=np.int64) if source is previous else old
         for table in _tables(source):
             here = table.column("signature").to_numpy()
-            yield table.filter(_isin(here, seen) & ~_isin(here, taken))
+            kept = _isin(here, seen) & ~_isin(here, taken)
+            yield table if kept.all() else table.filter(kept)
 
 
 def _tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

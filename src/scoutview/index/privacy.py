@@ -11,7 +11,7 @@ import re
 import secrets
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from pydicom.uid import AllTransferSyntaxes
@@ -34,7 +34,7 @@ _PHOTOMETRIC: Final = frozenset(
 )  # fmt: skip
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 10)
 def pseudonym(key: bytes, kind: str, original: str) -> str:
     """Return the pseudonym of an original id, 16 hex digits.
 
@@ -45,8 +45,17 @@ def pseudonym(key: bytes, kind: str, original: str) -> str:
     """
     if not original:
         return ""
-    message = f"{kind}|{original}".encode("utf-8", "surrogatepass")
-    return hmac.digest(key, message, "sha256")[:8].hex()
+    inner, outer = (pad.copy() for pad in _pads(key))
+    inner.update(f"{kind}|{original}".encode("utf-8", "surrogatepass"))
+    outer.update(inner.digest())
+    return outer.digest()[:8].hex()
+
+
+@lru_cache(maxsize=4)
+def _pads(key: bytes) -> tuple[Any, Any]:
+    """Start the two hashes of HMAC (RFC 2104) once: half the time of `hmac.digest`."""
+    block = key.ljust(64, b"\0")
+    return tuple(hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
 
 
 def image_key(image_id: str) -> int:
