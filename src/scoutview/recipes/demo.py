@@ -32,9 +32,9 @@ FULL_SAMPLES: Final = 400_000
 SUPERVISED_SAMPLES: Final = 12_000
 
 SMALL_NETWORK: Final = BackboneConfig(
-    name="resnet18", small_stem=True, stage_widths=(16, 32, 64, 128), stage_depths=(1, 1, 1, 1)
+    name="resnet18", stage_widths=(32, 64, 128, 256), stage_depths=(1, 1, 1, 1)
 )
-"""316 thousand weights; about 900 images a second and two views on two cores."""
+"""1.2 million weights; over 1,000 images a second, two views each, on two cores."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def _pretraining(method: str, samples: int) -> Pretraining:
     values: dict[str, Any] = {}
     if method == "swav":
         values = {"prototypes": 64, "queue_length": 0}
+    if method == "byol":
+        values = {"hidden_dim": 1024}
     if method == "barlow_twins":
         values = {"hidden_dim": 512, "output_dim": 512}
     return Pretraining(
