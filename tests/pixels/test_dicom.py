@@ -251,3 +251,12 @@ def test_read__lossless_jpeg_of_twelve_bits_keeps_the_sign(tmp_path, signed):
     got = read(header.locator)
     assert str(got.dtype) == header.dtype
     np.testing.assert_array_equal(got, values)
+
+
+@pytest.mark.parametrize(("named", "expected"), [(12.5, 12.5), (-90, -90), (73119284, 0)])
+def test_header__takes_only_angles_for_a_gantry_tilt(named, expected, tmp_path):
+    dataset = pydicom.dcmread(zoo("CT_small.dcm"))
+    dataset.GantryDetectorTilt = named
+    dataset.save_as(tmp_path / "a.dcm")
+    (header,) = probe(tmp_path / "a.dcm")
+    assert header.gantry_tilt == expected

@@ -255,3 +255,10 @@ def test_problems__never_carry_text_of_the_file(tmp_path):
             assert "JANE" not in found.detail
         elif isinstance(found, Header):
             assert "JANE" not in found.transfer_syntax
+
+
+def test_probe__closes_archives(tmp_path, recwarn):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("note.txt", "no image")
+    list(probe(tmp_path / "a.zip"))
+    assert [w for w in recwarn if w.category is ResourceWarning] == []

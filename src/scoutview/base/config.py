@@ -85,6 +85,8 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
             near = difflib.get_close_matches(where, _names(model), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             lines.append(f"Unknown setting {where!r}.{hint}")
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"{where}: several kinds are possible; say {where}.kind as well.")
         else:
             lines.append(f"{where or model.__name__}: {problem['msg']}, got {problem['input']!r}.")
     return f"{model.__name__}: " + " ".join(lines)

@@ -46,7 +46,7 @@ def main() -> None:
 
         show_messages()
     try:
-        app(exit_on_error=False, print_error=False)
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (ScoutviewError, CycloptsError) as error:
         _stop(str(error))
     except OSError as error:

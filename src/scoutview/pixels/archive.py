@@ -85,15 +85,6 @@ def excess(archive: zipfile.ZipFile, packed: int) -> str:
     return ""
 
 
-def open_archive(source: Source) -> zipfile.ZipFile:
-    """Open the zip archive in a source.
-
-    Raises:
-        Exception: One of `ARCHIVE_ERRORS`.
-    """
-    return zipfile.ZipFile(source.stream())
-
-
 def open_parts(path: str, parts: Sequence[str]) -> tuple[Source, str]:
     """Open what an address names.
 

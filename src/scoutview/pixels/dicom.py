@@ -328,6 +328,12 @@ def _number(fields: Fields, keyword: str) -> float | None:
     return values[0] if values and isfinite(values[0]) else None
 
 
+def _tilt(fields: Fields) -> float:
+    """Read the gantry's tilt in degrees; what cannot be an angle there counts as none."""
+    tilt = _number(fields, "GantryDetectorTilt") or 0.0
+    return tilt if abs(tilt) <= 90 else 0.0
+
+
 def _word(fields: Fields, keyword: str) -> str:
     return cast(str, fields.get(keyword, ""))
 
@@ -358,7 +364,7 @@ def _header(parsed: DicomHeader, sop_class: str, locator: Locator, found: list[P
         spacing=_spacing(fields, frames, direction, modality, locator, found),
         position=position,
         direction=direction,
-        gantry_tilt=_number(fields, "GantryDetectorTilt") or 0.0,
+        gantry_tilt=_tilt(fields),
         slope=slope,
         intercept=intercept,
         window_center=_number(fields, "WindowCenter") if width is not None else None,

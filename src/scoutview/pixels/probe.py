@@ -127,13 +127,14 @@ def _identify_zip(source: Source, locator: Locator, depth: int) -> Iterator[Foun
         detail = f"Archives nest deeper than {archive.DEPTH_LIMIT}."
         yield problem(locator, "archive_too_deep", detail)
         return
-    try:
-        opened = archive.open_archive(source)
-    except archive.ARCHIVE_ERRORS:
-        yield problem(locator, "truncated", "The archive has no readable directory at its end.")
-        return
-    with opened:
-        yield from _identify_archive(opened, source.size, locator, depth)
+    with source.stream() as stream:  # an archive does not close a stream that it was given
+        try:
+            opened = zipfile.ZipFile(stream)
+        except archive.ARCHIVE_ERRORS:
+            yield problem(locator, "truncated", "The archive has no readable directory at its end.")
+            return
+        with opened:
+            yield from _identify_archive(opened, source.size, locator, depth)
 
 
 def _identify_archive(
