@@ -5,7 +5,6 @@ whose first line is a comment with a file name, `# name.py` or `# name.yaml`, is
 instead, so that later blocks can import or read it.
 """
 
-import contextlib
 import re
 import shlex
 import shutil
@@ -91,11 +90,13 @@ def run_python(code: str, names: dict[str, object], where: str) -> None:
 
 
 def run_command(words: list[str], folder: Path) -> None:
+    """Parse a command; run it if it is quick and all that it reads is there."""
     app.parse_args(words, print_error=False, exit_on_error=False)
-    reads = words[1:2]
-    if words[0] in QUICK and reads and (folder / reads[0]).exists():
-        with contextlib.suppress(SystemExit):
+    reads = [*words[1:2], *(word for word in words if word.endswith((".csv", ".yaml")))]
+    if words[0] in QUICK and reads and all((folder / name).exists() for name in reads):
+        with pytest.raises(SystemExit) as ended:  # as a command ends in the shell
             app(words, print_error=False, exit_on_error=False)
+        assert not ended.value.code, words
 
 
 @pytest.fixture
