@@ -27,14 +27,16 @@ logger = logging.getLogger(__name__)
 
 METHODS: Final = ("simclr", "byol")
 FULL_METHODS: Final = ("simclr", "moco_v2", "byol", "barlow_twins", "swav")
-SAMPLES: Final = 60_000
+SAMPLES: Final = 40_000
 FULL_SAMPLES: Final = 400_000
-SUPERVISED_SAMPLES: Final = 12_000
+SUPERVISED_SAMPLES: Final = 8_000
 
 SMALL_NETWORK: Final = BackboneConfig(
-    name="resnet18", stage_widths=(32, 64, 128, 256), stage_depths=(1, 1, 1, 1)
+    name="resnet18", small_stem=True, stage_widths=(16, 32, 64, 128), stage_depths=(1, 1, 1, 1)
 )
-"""1.2 million weights; over 1,000 images a second, two views each, on two cores."""
+"""316 thousand weights; about 900 images a second, two views each, on two cores. The usual stem is
+three times as fast, but halves 28 pixels twice before the first block: untrained, it then gives a
+test AUC of .64 at 10 % of the labels instead of .86, too weak a baseline to beat honestly."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def demo_config(*, full: bool = False) -> ExperimentConfig:
     samples = FULL_SAMPLES if full else SAMPLES
     return ExperimentConfig(
         arms=(
-            *(Arm(name=method, pretraining=_pretraining(method, samples)) for method in methods),
+            *(Arm(name=method, pretraining=pretraining(method, samples)) for method in methods),
             Arm(initialisation="random", name="random"),
             Arm(initialisation="random", mode=_supervised(full=full), name="supervised"),
             Arm(initialisation="raw_pixels", mode=LogisticRegression(), name="raw pixels"),
@@ -95,7 +97,7 @@ def demo_config(*, full: bool = False) -> ExperimentConfig:
     )
 
 
-def _pretraining(method: str, samples: int) -> Pretraining:
+def pretraining(method: str, samples: int) -> Pretraining:
     """One pre-training with a budget in samples seen, and AdamW for so short a one."""
     values: dict[str, Any] = {}
     if method == "swav":
