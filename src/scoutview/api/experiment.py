@@ -70,7 +70,7 @@ class Arm(Config):
         """Name of the arm's folders."""
         start = self.pretraining.method if self.pretraining else str(self.initialisation)
         mode = f"-{self.mode.kind}" if self.mode is not None else ""
-        return self.name or Path(start).name + mode
+        return (self.name or Path(start).name + mode).replace(" ", "_")
 
 
 class ExperimentConfig(Config):

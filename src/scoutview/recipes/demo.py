@@ -25,8 +25,16 @@ from scoutview.views.policy import EvalView
 
 logger = logging.getLogger(__name__)
 
+NAMES: Final = {
+    "simclr": "SimCLR",
+    "moco_v2": "MoCo v2",
+    "byol": "BYOL",
+    "barlow_twins": "Barlow Twins",
+    "swav": "SwAV",
+}
+"""Names in tables and figures."""
 METHODS: Final = ("simclr", "byol")
-FULL_METHODS: Final = ("simclr", "moco_v2", "byol", "barlow_twins", "swav")
+FULL_METHODS: Final = tuple(NAMES)
 SAMPLES: Final = 40_000
 FULL_SAMPLES: Final = 400_000
 SUPERVISED_SAMPLES: Final = 8_000
@@ -81,7 +89,10 @@ def demo_config(*, full: bool = False) -> ExperimentConfig:
     samples = FULL_SAMPLES if full else SAMPLES
     return ExperimentConfig(
         arms=(
-            *(Arm(name=method, pretraining=pretraining(method, samples)) for method in methods),
+            *(
+                Arm(name=NAMES[method], pretraining=pretraining(method, samples))
+                for method in methods
+            ),
             Arm(initialisation="random", name="random"),
             Arm(initialisation="random", mode=_supervised(full=full), name="supervised"),
             Arm(initialisation="raw_pixels", mode=LogisticRegression(), name="raw pixels"),
