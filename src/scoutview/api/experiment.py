@@ -16,9 +16,9 @@ from scoutview.api.embed import embed
 from scoutview.api.index import open_cohort
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import stored
-from scoutview.api.transfer import Mode, TransferConfig, transfer
+from scoutview.api.transfer import Mode, TransferConfig, like_run, transfer
 from scoutview.base.config import Config
-from scoutview.base.errors import ConfigError, missing_extra
+from scoutview.base.errors import ScoutviewError, missing_extra
 from scoutview.methods import config_class
 from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
@@ -127,8 +127,13 @@ def experiment(
     folder, place = Path(out).resolve(), Path(cohort).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     stored(open_cohort(place))  # once, before the arms would all do it
-    jobs = [(place, folder, config, arm) for arm in config.arms]
-    studies = _BACKENDS[backend](jobs, workers)
+    spread = _BACKENDS[backend]
+    wishes = [arm for arm in config.arms if arm.pretraining is not None]
+    runs = spread(pretrain_arm, [(place, folder, config, arm) for arm in wishes], workers)
+    if runs:  # what is compared with a backbone has its size and sees what it saw
+        shared = like_run(config.transfer, runs[0])
+        config = config.model_copy(update={"transfer": shared})
+    studies = spread(transfer_arm, [(place, folder, config, arm) for arm in config.arms], workers)
     # The page is made from what stands now; tables and figures of an earlier call are replaced.
     results = folder / "results"
     if results.exists():
@@ -144,12 +149,27 @@ def experiment(
 
 
 Job = tuple[Path, Path, ExperimentConfig, Arm]
+Work = Callable[[Job], Path]
 
 
-def run_arm(job: Job) -> Path:
-    """Pre-train if the arm asks for it, then transfer and embed; finished parts are kept."""
+def pretrain_arm(job: Job) -> Path:
+    """Pre-train, go on with a pre-training that was stopped, or keep one that has finished."""
+    cohort, folder, _, arm = job
+    wish, run = arm.pretraining, _run_of(folder, arm)
+    assert wish is not None
+    if not (run / "config.json").is_file():
+        settings: Any = wish.settings
+        return pretrain(cohort, wish.method, run, config=wish.config, settings=settings)
+    if RunFolder.open(run).finished:
+        logger.info("%s: pre-trained already.", arm.label)
+        return run
+    return pretrain(cohort, resume=run)
+
+
+def transfer_arm(job: Job) -> Path:
+    """Transfer and embed; finished parts are kept."""
     cohort, folder, config, arm = job
-    start = arm.initialisation or str(_pretrained(cohort, folder, arm))
+    start = arm.initialisation or str(_run_of(folder, arm))
     shared: dict[str, Any] = {"name": arm.name, "title": config.title}
     if arm.mode is not None:
         shared["mode"] = arm.mode
@@ -161,17 +181,8 @@ def run_arm(job: Job) -> Path:
     return study
 
 
-def _pretrained(cohort: Path, folder: Path, arm: Arm) -> Path:
-    assert arm.pretraining is not None
-    run = folder / "pretraining" / arm.label
-    if not (run / "config.json").is_file():
-        wish = arm.pretraining
-        settings: Any = wish.settings
-        return pretrain(cohort, wish.method, run, config=wish.config, settings=settings)
-    if RunFolder.open(run).finished:
-        logger.info("%s: pre-trained already.", arm.label)
-        return run
-    return pretrain(cohort, resume=run)
+def _run_of(folder: Path, arm: Arm) -> Path:
+    return folder / "pretraining" / arm.label
 
 
 def _embed(cohort: Path, run: Path, study: Study) -> None:
@@ -182,15 +193,15 @@ def _embed(cohort: Path, run: Path, study: Study) -> None:
             embed(cohort, run, place, resume=place.exists())
 
 
-def _local(jobs: Sequence[Job], workers: int) -> list[Path]:
-    if workers == 1:
-        return [run_arm(job) for job in jobs]
+def _local(work: Work, jobs: Sequence[Job], workers: int) -> list[Path]:
+    if workers == 1 or len(jobs) < 2:
+        return [work(job) for job in jobs]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(pool.map(run_arm, jobs))
+        return list(pool.map(work, jobs))
 
 
-def _ray(jobs: Sequence[Job], workers: int) -> list[Path]:
+def _ray(work: Work, jobs: Sequence[Job], workers: int) -> list[Path]:
     try:
         import ray
     except ImportError as error:
@@ -199,10 +210,10 @@ def _ray(jobs: Sequence[Job], workers: int) -> list[Path]:
     if started:
         ray.init(num_cpus=None if _joins_cluster() else workers, include_dashboard=False)
     try:
-        task = ray.remote(run_arm)
+        task = ray.remote(work)
         return list(ray.get([task.remote(job) for job in jobs]))
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, ConfigError) else error from None
+        raise error.cause if isinstance(error.cause, ScoutviewError) else error from None
     finally:
         if started:
             ray.shutdown()
@@ -212,7 +223,7 @@ def _joins_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-_BACKENDS: dict[Backend, Callable[[Sequence[Job], int], list[Path]]] = {
+_BACKENDS: dict[Backend, Callable[[Work, Sequence[Job], int], list[Path]]] = {
     "local": _local,
     "ray": _ray,
 }

@@ -69,7 +69,7 @@ class TransferConfig(Config):
     """Labels to learn; empty takes all of the cohort."""
     uncertain: Policy = "ignore"
     """What an uncertain label counts as: "ones", "zeros" or "ignore"."""
-    fractions: tuple[float, ...] = (1.0,)
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0,)
     """Shares of the labelled training patients to learn from, each in (0, 1]."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Each seed draws its own label subset and its own training."""
@@ -203,6 +203,27 @@ def _start_of_run(path: Path, config: TransferConfig) -> Start:
     backbone = BackboneConfig.build(values | {"weights": str(run.backbone)})
     method = str(run.config["method"]["name"])
     return Start(config.name or method, "run", backbone, method=method, run=path)
+
+
+def like_run(config: TransferConfig, run: str | Path) -> TransferConfig:
+    """Let what the user left open follow a pre-training run, for all that is compared with it.
+
+    Args:
+        config: Settings of a transfer.
+        run: The run whose backbone, view and grey values hold where `config` is silent.
+
+    Raises:
+        RunError: There is no run.
+    """
+    values = RunFolder.open(run).config
+    theirs: dict[str, Any] = {
+        "backbone": BackboneConfig.build(dict(values["backbone"]) | {"weights": None}),
+        "view": EvalView.build(values["view"]),
+        "mean": values["mean"],
+        "std": values["std"],
+    }
+    silent = {k: v for k, v in theirs.items() if k not in config.model_fields_set}
+    return config.model_copy(update=silent)
 
 
 def _as_pretrained(start: Start, config: TransferConfig) -> tuple[TransferConfig, list[str]]:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Final
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from scoutview import __version__
 from scoutview.base.errors import ScoutviewError
@@ -31,6 +31,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     version_format="plaintext",
+    default_parameter=Parameter(negative=()),  # no --no-strict beside --strict
 )
 for _verb, _help in _VERBS.items():
     app.command(f"scoutview.cli.{_verb}:{_verb}", name=_verb, help=_help)

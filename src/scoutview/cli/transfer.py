@@ -60,7 +60,7 @@ def transfer(
     resume
         Go on with a study, or add initialisations to it.
     """
-    from scoutview.api.transfer import TransferConfig
+    from scoutview.api.transfer import TransferConfig, like_run
     from scoutview.api.transfer import transfer as run
 
     flags: dict[str, Any] = {
@@ -73,6 +73,9 @@ def transfer(
     }
     given = {name: value for name, value in flags.items() if value not in (None, [])}
     chosen = settings(TransferConfig, config, given, set_)
+    runs = [start for start in init if (Path(start) / "config.json").is_file()]
+    if runs:  # "random" beside a run means: the run's network without its training
+        chosen = like_run(chosen, runs[0])
     for number, start in enumerate(init):
         run(cohort, task, start, out, chosen, resume=resume or number > 0)
     note(f"Study: {out}")
