@@ -33,19 +33,21 @@ def path(tmp_path_factory):
     scans, table = write_sources(folder / "in", images, labels)
     out = folder / "out"
     cohort, run, study = out / "cohort", out / "run", out / "study"
+    index = ("index", scans, "--out", cohort, "--labels", table, "--workers", 1)
+    split = ("--split", "holdout", "--set=split.val=0.25", "--set=split.test=0.25")
+    pretrain = ("pretrain", cohort, "--method", "simclr", "--out", run, *NETWORK)
+    budget = ("--epochs", 2, "--batch-size", 8, "--set=log_every=1", "--set=probe_every=1")
+    transfer = ("transfer", cohort, "--init", run, "--init", "random", "--out", study, *NETWORK)
     lines = [
-        ("index", scans, "--out", cohort, "--labels", table, "--split", "holdout", "--workers", 1)
-        + ("--set=split.val=0.25", "--set=split.test=0.25"),
+        (*index, *split),
         ("store", cohort, "--workers", 1),
         ("show", cohort, "--sheet", out / "sheet.png", "--images", 6),
-        ("pretrain", cohort, "--method", "simclr", "--out", run, "--epochs", 2, *NETWORK)
-        + ("--batch-size", 8, "--set=log_every=1", "--set=probe_every=1"),
-        ("transfer", cohort, "--init", run, "--init", "random", "--out", study, *NETWORK)
-        + ("--seed", 0, "--seed", 1, "--fraction", 0.5),
+        (*pretrain, *budget),
+        (*transfer, "--seed", 0, "--seed", 1, "--fraction", 0.5),
         ("embed", cohort, run, "--out", study / "embeddings" / "simclr"),
         ("compare", study, "--out", out / "results"),
         ("export", run, "--out", out / "exported"),
-        ("transfer", cohort, "--init", run, "--out", study),  # refused: the folder has content
+        transfer,  # refused: the folder has content
         ("show", cohort, "--where", f"modality == '{NAME.lower()}x' and nothing > 1"),
     ]
     printed, logged = run_all(lines)

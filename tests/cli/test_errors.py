@@ -1,0 +1,136 @@
+"""What a user does wrong ends with status 2 and one line that says what to do."""
+
+import subprocess
+import sys
+
+import pytest
+from tests.cohorts import radiograph_cohort
+from tests.command_line import scoutview
+
+from scoutview.base.errors import ScoutviewError
+from scoutview.cli import main
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return radiograph_cohort(tmp_path_factory.mktemp("errors"), {"train": 8, "val": 4, "test": 4})
+
+
+def refused(capsys, *arguments):
+    """Run, and return the one line that it ends with."""
+    assert scoutview(*arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    own = [line for line in lines if line.startswith("scoutview: ")]
+    assert own == lines[-1:], "one line, and the last one"
+    assert not any("Traceback" in line for line in lines)
+    return own[0]
+
+
+def test_pretrain__suggests_the_nearest_method(cohort, tmp_path, capsys):
+    line = refused(capsys, "pretrain", cohort, "--method", "simcrl", "--out", tmp_path / "run")
+    assert "Unknown method 'simcrl'. Did you mean 'simclr'?" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "nearest"),
+    [
+        ("bakbone.name=resnet18", "backbone"),
+        ("backbone.nme=resnet18", "backbone.name"),
+        ("log_evry=1", "log_every"),
+        ("data.slcies.kind=all", "data.slices"),
+    ],
+)
+def test_set__names_the_nearest_setting(setting, nearest, cohort, tmp_path, capsys):
+    words = ("--method", "byol", "--out", tmp_path / "run", "--set", setting)
+    line = refused(capsys, "pretrain", cohort, *words)
+    assert f"Did you mean {nearest!r}?" in line
+
+
+def test_method_set__names_the_nearest_setting_of_the_method(cohort, tmp_path, capsys):
+    words = ("--method", "simclr", "--out", tmp_path / "run", "--method-set", "temprature=0.2")
+    assert "Did you mean 'temperature'?" in refused(capsys, "pretrain", cohort, *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("frobnicate",), "Unknown command"),
+        (("pretrian", "x"), "Did you mean"),
+        (("show", "x", "--wehre", "a"), "--wehre"),
+        (("index",), "--out"),
+        (("store", "nowhere"), "not a cohort"),
+        (("pretrain", "nowhere", "--method", "byol", "--out", "o"), "not a cohort"),
+        (("pretrain", "nowhere"), "--method"),
+        (("pretrain", "--resume", "nowhere"), "no run here"),
+        (("transfer", "nowhere", "--out", "o"), "not a cohort"),
+        (("embed", "nowhere", "nothing", "--out", "o"), "nothing"),
+        (("compare", "nowhere", "--out", "o"), "no run here"),
+        (("export", "nowhere", "--out", "o"), "no run here"),
+        (("experiment", "nowhere", "--out", "o", "--config", "none.yaml"), "none.yaml"),
+        (("store", "x", "--max-side", "2"), "max_side"),
+        (("transfer", "x", "--out", "o", "--set", "seeds"), "key=value"),
+        (("transfer", "x", "--out", "o", "--set", "seeds=[1"), "seeds: expected YAML"),
+        (("transfer", "x", "--out", "o", "--set", "mode.l2=[1]"), "mode.kind"),
+        (("transfer", "x", "--out", "o", "--fraction", "1.5"), "fraction"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input__ends_with_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == [], "nothing half-written"
+
+
+def test_transfer__names_the_nearest_task_and_refuses_unknown_starts(cohort, tmp_path, capsys):
+    words = ("transfer", cohort, "--out", tmp_path / "s")
+    assert "Did you mean 'classification'" in refused(capsys, *words, "--task", "clasification")
+    assert "neither a run folder" in refused(capsys, *words, "--init", "imagenette")
+    assert not (tmp_path / "s").exists()
+
+
+def test_index__says_that_a_folder_holds_no_image(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "letter.txt").write_text("no image")
+    (tmp_path / "in" / "noise.dcm").write_bytes(bytes(range(256)) * 8)
+    line = refused(capsys, "index", tmp_path / "in", "--out", tmp_path / "c")
+    assert "image" in line
+    assert not (tmp_path / "c" / "cohort.json").exists()
+
+
+def test_settings_file__that_is_no_mapping_is_refused(cohort, tmp_path, capsys):
+    file = tmp_path / "settings.yaml"
+    words = ("pretrain", cohort, "--method", "byol", "--out", tmp_path / "run", "--config", file)
+    for content, said in (("- 1\n", "expected keys and values"), ("a: [1\n", "line 2"), ("", "")):
+        file.write_text(content)
+        assert said in refused(capsys, *words)
+
+
+def test_system_errors__name_no_file(cohort, tmp_path, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device", "/scans/QUIXOTE.dcm")
+
+    monkeypatch.setattr("scoutview.api.store.build_store", full)
+    line = refused(capsys, "store", cohort)
+    assert "No space left on device" in line
+    assert "QUIXOTE" not in line
+
+
+def test_traceback__comes_on_request(monkeypatch):
+    monkeypatch.setenv("SCOUTVIEW_TRACEBACK", "1")
+    monkeypatch.setattr("sys.argv", ["scoutview", "show", "nowhere"])
+    with pytest.raises(ScoutviewError):
+        main()
+
+
+def test_module__is_the_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "scoutview", "show", "nowhere"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("scoutview: nowhere is not a cohort")
+    assert "Traceback" not in done.stderr
