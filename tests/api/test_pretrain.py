@@ -240,7 +240,8 @@ def test_pretrain__two_processes_equal_one(cohort, tmp_path):
     as_rank(cohort, tmp_path / "one", 1)
     one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))
     assert two.metrics()["step"].tolist() == [1, 2, 3]
-    np.testing.assert_allclose(one.metrics()["loss"], two.metrics()["loss"], rtol=1e-9)
+    # metrics are float32, whatever the precision of the training
+    np.testing.assert_allclose(one.metrics()["loss"], two.metrics()["loss"], rtol=3e-7)
     left, right = load_file(one.backbone), load_file(two.backbone)
     for name, tensor in left.items():
         torch.testing.assert_close(right[name], tensor, rtol=1e-7, atol=1e-9, msg=name)
