@@ -114,6 +114,8 @@ def folder(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # the tutorial takes 20 s on a quiet core, all pages 40 s
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=named)
 def test_page__code_runs_and_commands_parse(page, folder):
     PREPARED.get(named(page), lambda folder: None)(folder)

@@ -46,6 +46,8 @@ def test_index_and_show__finds_the_tilted_head(run, tmp_path):
     assert (tmp_path / "out" / "sheet.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # 20 s on a quiet core
 def test_pretrain_and_transfer__ends_with_table_and_page(run, tmp_path):
     shown = run("pretrain_and_transfer", "--out", "out", "--samples", 256, "--seeds", 2)
     assert re.search(r"\| simclr \| 2 \| 0\.\d{3} \|", shown)
