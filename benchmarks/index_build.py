@@ -31,8 +31,8 @@ from scoutview.index.config import IndexConfig
 
 FEW, MANY, BROKEN_EVERY = 2_000, 20_000, 100
 LEAST_RATE, LEAST_AGAIN, MOST_GROWTH_MB = 10_000, 100_000, 50
-LEAST_RATIO = 4.4
-"""10,000 files/s over the 2,258 files/s that pydicom alone makes on the machine of the bar."""
+"""Bars: files/s, unchanged files/s, megabytes. The files have 27 elements each; longer headers cost
+both sides more."""
 
 _PEAK = """
 import resource, sys
@@ -139,7 +139,6 @@ def main() -> None:
             f"files to a cohort, {timed:,} a round, 1 % broken, one process",
             {"ours": ours, "pydicom.dcmread": with_pydicom, "8 KiB of each file": raw},
             rounds=arguments.rounds,
-            targets={"pydicom.dcmread": LEAST_RATIO},
             extra=extra,
         )
     finish(report, arguments.out)
