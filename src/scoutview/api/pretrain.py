@@ -402,8 +402,11 @@ def _probes(plan: _Plan, prepare: Callable[[Batch], Batch], fabric: Fabric) -> l
     """Make the labelled probe, if there are labels in the training and validation parts."""
     config, targets = plan.config, plan.targets
     splits = set(plan.cohort.where(config.data.where).table["split"])
-    if targets is None or config.probe_every is None or not {"train", "val"} <= splits:
-        logger.info("No kNN and linear probes: they need labels in the parts train and val.")
+    if config.probe_every is None:
+        return []
+    if targets is None or not {"train", "val"} <= splits:
+        if fabric.is_global_zero:
+            logger.info("No kNN and linear probes: they need labels in the parts train and val.")
         return []
     assert config.view is not None
     view = Views(config.view)

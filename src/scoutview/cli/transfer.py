@@ -68,7 +68,7 @@ def transfer(
         "labels": list(label),
         "fractions": list(fraction),
         "seeds": list(seed),
-        "where": where,
+        "data.where": where,
         "on_leak": on_leak,
     }
     given = {name: value for name, value in flags.items() if value not in (None, [])}

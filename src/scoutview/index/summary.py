@@ -116,9 +116,9 @@ def render(summary: Summary) -> str:
     s = summary
     unit = "" if s.patient_ids_known else " (patient ids are not known for all images)"
     lines = [
-        f"{s.images:,} images and {s.volumes:,} volumes ({s.slices:,} slices in all) of"
-        f" {s.patients:,} patients{unit}, {s.studies:,} studies, {s.series:,} series;"
-        f" {s.files:,} files",
+        f"{_of(s.images, 'image')} and {_of(s.volumes, 'volume')}"
+        f" ({_of(s.slices, 'slice')} in all) of {_of(s.patients, 'patient')}{unit},"
+        f" {_of(s.studies, 'study', 'studies')}, {s.series:,} series",
         "",
     ]
     for name, counted in s.counts.items():
@@ -129,6 +129,10 @@ def render(summary: Summary) -> str:
         lines += ["", *_label_lines(s.labels)]
     lines += ["", *_extra_lines(s)]
     return "\n".join(lines) + "\n"
+
+
+def _of(count: int, word: str, plural: str = "") -> str:
+    return f"{count:,} {word if count == 1 else plural or word + 's'}"
 
 
 def _distinct(values: pd.Series) -> int:
@@ -218,6 +222,7 @@ def _extra_lines(s: Summary) -> list[str]:
         f"boxes        {_listed(s.boxes)}",
         f"labelmaps    {s.labelmaps:,}",
         f"reports      {s.reports:,}",
+        f"files        {s.files:,} in the whole cohort",
         f"problems     {_listed(s.problems)}",
         f"not images   {_listed(s.non_images)}",
     ]
