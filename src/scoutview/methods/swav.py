@@ -20,7 +20,7 @@ from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered
 from scoutview.nn.backbones import Backbone, encode_views
-from scoutview.nn.clustering import needs_log_domain, sinkhorn
+from scoutview.nn.clustering import BesideQueue, needs_log_domain, sinkhorn
 from scoutview.nn.gather import all_gather, rank, world_size
 from scoutview.nn.heads import mlp
 from scoutview.nn.losses.swapped import prototype_scores, swapped_prediction
@@ -120,6 +120,9 @@ class SwAV(Objective):
             Queue(config.queue_length, config.output_dim, random=False, newest_first=True)
             for _ in (config.assigned_views if config.queue_length else ())
         )
+        self._beside_queue = BesideQueue(
+            epsilon=config.epsilon, iterations=config.sinkhorn_iterations
+        )
         self.config = config
         self._new_rows: list[Tensor] = []
 
@@ -167,17 +170,16 @@ class SwAV(Objective):
     @torch.no_grad()
     def _assign(self, number: int, scores: Tensor) -> Tensor:
         """Cluster the rows of one view, scores (B, K), together with its queue, if that is full."""
-        n = len(scores)
+        config = self.config
         queue = self.queues[number] if self.queues else None
         if isinstance(queue, Queue) and queue.is_full:
             past = queue.rows.tensor_split(world_size())[rank()]  # each process takes its share
-            scores = torch.cat([prototype_scores(past, self.prototypes), scores])
+            return self._beside_queue.assign(past, self.prototypes, scores)
         return sinkhorn(
             scores,
-            epsilon=self.config.epsilon,
-            iterations=self.config.sinkhorn_iterations,
-            keep=n,
-            log_domain=needs_log_domain(self.config.epsilon),
+            epsilon=config.epsilon,
+            iterations=config.sinkhorn_iterations,
+            log_domain=needs_log_domain(config.epsilon),
         )
 
     @torch.no_grad()

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from scoutview.nn.losses.contrastive import info_nce, nt_xent
+from scoutview.nn.losses import contrastive
+from scoutview.nn.losses.contrastive import info_nce, info_nce_logits, nt_xent
 
 
 def pair(n=5, d=7, seed=0):
@@ -80,3 +81,34 @@ def test_info_nce__gradient_reaches_the_query_only_when_keys_are_detached():
     query.requires_grad_()
     info_nce(query, positive, positive, temperature=0.2).backward()
     assert query.grad.abs().max() > 0
+
+
+def info_nce_case(length=50, dtype=torch.float64):
+    query, positive = torch.nn.functional.normalize(pair(), dim=2).to(dtype)
+    negatives = torch.nn.functional.normalize(pair(n=length, seed=1)[0], dim=1).to(dtype)
+    return query.clone().requires_grad_(), positive.clone().requires_grad_(), negatives
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50, 1000])
+@pytest.mark.parametrize("temperature", [0.005, 0.07, 0.2])
+def test_info_nce__in_blocks_equals_cross_entropy_of_all_logits(monkeypatch, rows, temperature):
+    monkeypatch.setattr(contrastive, "_block_rows", lambda query: rows)
+    query, positive, negatives = info_nce_case()
+    logits = info_nce_logits(query, positive, negatives, temperature=temperature)
+    whole = torch.nn.functional.cross_entropy(logits, torch.zeros(5, dtype=torch.int64))
+    parts = info_nce(query, positive, negatives, temperature=temperature)
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+    inputs = (query, positive)
+    expected = torch.autograd.grad(3.0 * whole, inputs)
+    actual = torch.autograd.grad(3.0 * parts, inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_info_nce__gradient_equals_finite_differences_for_every_input():
+    query, positive, negatives = info_nce_case(length=4)
+
+    def loss(*inputs):
+        return info_nce(*inputs, temperature=0.3)
+
+    assert torch.autograd.gradcheck(loss, (query, positive, negatives))
+    assert torch.autograd.gradcheck(loss, (query, positive, negatives.requires_grad_()))

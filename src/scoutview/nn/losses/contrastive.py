@@ -1,10 +1,11 @@
 """Losses that attract views of one image and repel other images."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scoutview.nn.gather import all_gather, rank, world_size
 from scoutview.nn.precision import full_precision
@@ -104,5 +105,57 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, *, temperature:
 
     Source: He et al., 2019, arXiv:1911.05722, eq. 1.
     """
-    logits = info_nce_logits(query, positive, negatives, temperature=temperature)
-    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+    if negatives.requires_grad:
+        logits = info_nce_logits(query, positive, negatives, temperature=temperature)
+        return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+    loss: Tensor = _FixedNegatives.apply(query, positive, negatives, temperature)
+    return loss
+
+
+class _FixedNegatives(torch.autograd.Function):
+    """`info_nce` without gradient for the negatives, block by block.
+
+    The (B, K) logits never exist: a block stays in the cache from its product to its share of the
+    gradient, which is ready when the loss is. The running maximum follows Milakov & Gimelshein,
+    2018, arXiv:1805.02867, algorithm 3. With p = softmax(logits), p+ that of the positive k+:
+    d loss / d query = (sum p k + (p+ - 1) k+) / (B T), d loss / d k+ = (p+ - 1) query / (B T).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, query: Tensor, positive: Tensor, negatives: Tensor, temperature: float
+    ) -> Tensor:
+        scaled = query / temperature  # (B, D)
+        own = (scaled * positive).sum(dim=1, keepdim=True)  # (B, 1)
+        peak, total = own, torch.ones_like(own)  # (B, 1) each: highest logit, sum of exp below it
+        pull = torch.zeros_like(query)  # (B, D) sum of exp times negative
+        for block in torch.split(negatives, _block_rows(query)):
+            logits = scaled @ block.T  # (B, rows)
+            highest = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
+            shrink, peak = (peak - highest).exp(), highest
+            weights = logits.sub_(peak).exp_()  # (B, rows)
+            total = total * shrink + weights.sum(dim=1, keepdim=True)
+            pull = torch.addmm(pull * shrink, weights, block)
+        surprise = total.log() + peak - own  # (B, 1) = -log p+
+        rest = torch.expm1(-surprise)  # (B, 1) = p+ - 1
+        share = 1.0 / (len(query) * temperature)
+        ctx.save_for_backward((pull / total + rest * positive) * share, rest * query * share)
+        return surprise.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        towards_query, towards_positive = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            grad * towards_query if wanted[0] else None,
+            grad * towards_positive if wanted[1] else None,
+            None,
+            None,
+        )
+
+
+def _block_rows(query: Tensor) -> int:
+    """Rows of a block of negatives: on a CPU its logits fit the cache, elsewhere few launches."""
+    entries = 2**17 if query.device.type == "cpu" else 2**25
+    return max(1, entries // len(query))
