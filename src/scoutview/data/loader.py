@@ -190,8 +190,8 @@ class Loader:
             views=[torch.from_numpy(view) if not self._pin else view for view in views],
             geometry=[torch.from_numpy(affine) for affine in geometry],
             rows=torch.from_numpy(drawn.positions),
-            image_keys=torch.tensor([record.image_key for record in records]),
-            groups=torch.tensor([record.group for record in records]),
+            image_keys=_column([record.image_key for record in records]),
+            groups=_column([record.group for record in records]),
             targets=None if targets is None else torch.from_numpy(targets[image]),
         )
         return _Plan(
@@ -207,7 +207,8 @@ class Loader:
     def _fill(self, plan: "_Plan", views: ViewPipeline, low: int, high: int) -> None:
         """Make the views of samples [low, high) of a batch; runs in a thread."""
         # All draws, then all pixels: pixels push the code and data of drawing out of the cache.
-        drawn = [self._draw(plan, i, views) for i in range(low, high)]
+        random = self._random()
+        drawn = [self._draw(plan, i, views, random) for i in range(low, high)]
         for i, (params, origin, window) in enumerate(drawn, start=low):
             image = self.samples.image(plan.records[i], plan.slices[i], plan.rows[i], window)
             if image.dtype != self._dtype:
@@ -216,14 +217,14 @@ class Loader:
         for number, place in enumerate(plan.geometry):
             place[low:high] = [views.geometry(params[number]) for params, _, _ in drawn]
 
-    def _draw(self, plan: "_Plan", i: int, views: ViewPipeline) -> "_Draw":
+    def _draw(self, plan: "_Plan", i: int, views: ViewPipeline, random: Addressed) -> "_Draw":
         """Draw the views of one sample, and the part of the image that they need."""
         record = plan.records[i]
-        shape = (record.height, record.width)
+        height, width = shape = record.height, record.width
         # A slice is an image of its own: it gets its own numbers. Word 0 is the whole image.
-        generator = self._random().at(plan.epochs[i], record.image_key, plan.slices[i] + 1)
+        generator = random.at(plan.epochs[i], record.image_key, plan.slices[i] + 1)
         params = views.draw(shape, generator)
-        if record.height * record.width <= _LARGE:
+        if height * width <= _LARGE:
             return params, (0, 0), None
         (y, x), (bottom, right) = views.bounding_box(params, shape)
         return params, (y, x), (slice(y, bottom), slice(x, right))
@@ -239,6 +240,11 @@ class Loader:
         if random is None:
             random = self._local.random = Addressed(self._seed, VIEWS)
         return random
+
+
+def _column(values: list[int]) -> Tensor:
+    """One number per sample, (B,) int64; torch reads a list several times slower than NumPy."""
+    return torch.from_numpy(np.array(values, dtype=np.int64))
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class Samples:
                 f"{int((flags & PRESENT == 0).sum())} of {len(rows)} images have no pixels in the"
                 " store; leave them out (Store.present) or build the store again."
             )
+        self._volumes = bool((flags & VOLUME).any())
         counts = np.where(flags & VOLUME, _slice_counts(depth, self.config.slices), 1)
         # All samples of images before each one; equal to the row number where nothing is a volume.
         self._ends = np.cumsum(counts) if (counts != 1).any() else None
@@ -165,7 +166,7 @@ class Samples:
             inside = positions - np.where(image > 0, self._ends[image - 1], 0)
         records = self.store.table.records(self.rows[image])
         slices = np.full(len(positions), -1, dtype=np.int64)
-        for i, record in enumerate(records):
+        for i, record in enumerate(records if self._volumes else ()):
             if record.flags & VOLUME:
                 slices[i] = slice_number(int(inside[i]), record.depth, self.config.slices)
         return image, slices, records
