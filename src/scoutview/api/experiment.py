@@ -4,8 +4,9 @@ import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,10 +19,11 @@ from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import stored
 from scoutview.api.transfer import Mode, TransferConfig, like_run, transfer
 from scoutview.base.config import Config
-from scoutview.base.errors import ScoutviewError, missing_extra
+from scoutview.base.errors import RunError, ScoutviewError, missing_extra
 from scoutview.methods import config_class
 from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
+from scoutview.train.signals import TrainingStoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +123,8 @@ def experiment(
         The results page.
 
     Raises:
-        ConfigError: The settings do not fit each other.
+        RunError: An arm failed; the message names it. What the others have done is kept.
+        TrainingStoppedError: SIGTERM or SIGINT came; call it again to go on.
         MissingExtraError: Ray is not installed.
     """
     folder, place = Path(out).resolve(), Path(cohort).resolve()
@@ -134,18 +137,32 @@ def experiment(
         shared = like_run(config.transfer, runs[0])
         config = config.model_copy(update={"transfer": shared})
     studies = spread(transfer_arm, [(place, folder, config, arm) for arm in config.arms], workers)
-    # The page is made from what stands now; tables and figures of an earlier call are replaced.
-    results = folder / "results"
-    if results.exists():
-        shutil.rmtree(results)
-    return compare(
-        studies,
-        results,
-        title=config.title,
-        reference=config.reference,
-        count_copies_once=True,
-        replicates=config.replicates,
-    )
+    with _replaced(folder / "results") as results:
+        return compare(
+            studies,
+            results,
+            title=config.title,
+            reference=config.reference,
+            count_copies_once=True,
+            replicates=config.replicates,
+        )
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Make room for a folder; what was there comes back if its successor is not made."""
+    before = folder.with_name(f".{folder.name}.before")
+    if folder.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        folder.rename(before)
+    try:
+        yield folder
+    except BaseException:
+        if before.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            before.rename(folder)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 Job = tuple[Path, Path, ExperimentConfig, Arm]
@@ -157,13 +174,14 @@ def pretrain_arm(job: Job) -> Path:
     cohort, folder, _, arm = job
     wish, run = arm.pretraining, _run_of(folder, arm)
     assert wish is not None
-    if not (run / "config.json").is_file():
-        settings: Any = wish.settings
-        return pretrain(cohort, wish.method, run, config=wish.config, settings=settings)
-    if RunFolder.open(run).finished:
-        logger.info("%s: pre-trained already.", arm.label)
-        return run
-    return pretrain(cohort, resume=run)
+    with _named(arm):
+        if not (run / "config.json").is_file():
+            settings: Any = wish.settings
+            return pretrain(cohort, wish.method, run, config=wish.config, settings=settings)
+        if RunFolder.open(run).finished:
+            logger.info("%s: pre-trained already.", arm.label)
+            return run
+        return pretrain(cohort, resume=run)
 
 
 def transfer_arm(job: Job) -> Path:
@@ -175,10 +193,22 @@ def transfer_arm(job: Job) -> Path:
         shared["mode"] = arm.mode
     settings = config.transfer.model_copy(update=shared)
     place = folder / "studies" / arm.label
-    study = transfer(cohort, config.task, start, place, settings, resume=True)
-    if arm.pretraining is not None:
-        _embed(cohort, Path(start), Study.open(study))
+    with _named(arm):
+        study = transfer(cohort, config.task, start, place, settings, resume=True)
+        if arm.pretraining is not None:
+            _embed(cohort, Path(start), Study.open(study))
     return study
+
+
+@contextmanager
+def _named(arm: Arm) -> Iterator[None]:
+    """Put the arm's name before what went wrong in it."""
+    try:
+        yield
+    except TrainingStoppedError:
+        raise
+    except ScoutviewError as error:
+        raise RunError(f"Arm {arm.label!r}: {error}") from error
 
 
 def _run_of(folder: Path, arm: Arm) -> Path:

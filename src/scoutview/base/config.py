@@ -17,6 +17,11 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
+    def model_post_init(self, context: Any) -> None:
+        """Count `kind` as written: without it nobody can tell which of several configs this is."""
+        if "kind" in type(self).model_fields:
+            self.model_fields_set.add("kind")
+
     @classmethod
     def build(cls, values: dict[str, Any]) -> Self:
         """Validate plain values, as read from a file.

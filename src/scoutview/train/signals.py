@@ -22,7 +22,11 @@ class TrainingStoppedError(RunError):
             f"{run.name} was stopped by {name} after step {step}; everything is saved. Call it"
             " again with --resume to go on."
         )
-        self.step = step
+        self.name, self.step, self.run = name, step, run
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int, Path]]:
+        """Come back whole from another process."""
+        return type(self), (self.name, self.step, self.run)
 
 
 class StopRequest:

@@ -1,0 +1,157 @@
+"""Pictures on the contact sheet against what pydicom and nibabel say of the same files."""
+
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from scoutview.api import show as module
+from scoutview.api.index import index
+from scoutview.api.show import show
+from scoutview.base.errors import ConfigError, DataError
+from scoutview.index.config import IndexConfig
+
+ASSETS = Path(__file__).parents[1] / "assets"
+LEG = ASSETS / "dicom_zoo" / "files" / "RG3_J2KR.dcm"
+CT = ASSETS / "ct_head" / "ct_head_tilted.zip"
+MR = ASSETS / "nifti" / "hippocampus_190.nii.gz"
+RADIOGRAPH = ASSETS / "rasters" / "radiograph.png"
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("show")
+    (folder / "in").mkdir()
+    for file in (LEG, CT, MR, RADIOGRAPH):
+        shutil.copy(file, folder / "in")
+    return index(folder / "in", folder / "cohort", config=IndexConfig(workers=1))
+
+
+@pytest.fixture
+def sheet(cohort, tmp_path, monkeypatch):
+    """Pictures, captions and spacings that the sheet is drawn from, by source and modality."""
+    drawn = {}
+    original = module.contact_sheet
+
+    def spy(path, pictures, captions, *, spacings):
+        drawn["all"] = list(zip(pictures, captions, spacings, strict=True))
+        return original(path, pictures, captions, spacings=spacings)
+
+    monkeypatch.setattr(module, "contact_sheet", spy)
+
+    def pictures(where):
+        shown = show(cohort, where=where, sheet=tmp_path / "sheet.png")
+        assert shown.sheet == tmp_path / "sheet.png"
+        return drawn["all"]
+
+    return pictures
+
+
+def test_sheet__ct_has_the_soft_tissue_window_in_hounsfield(sheet):
+    ((picture, caption, spacing),) = sheet("modality == 'CT'")
+    with zipfile.ZipFile(CT) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        slices = [pydicom.dcmread(io.BytesIO(archive.read(name))) for name in names]
+    slices.sort(key=lambda ds: float(ds.ImagePositionPatient[2]))
+    middle = slices[len(slices) // 2]
+    hounsfield = middle.pixel_array * float(middle.RescaleSlope) + float(middle.RescaleIntercept)
+    expected = np.clip((hounsfield - (40 - 200)) / 400, 0, 1)
+    assert middle.ImageOrientationPatient[0] > 0.99, "columns grow to the patient's left already"
+    np.testing.assert_allclose(picture, expected, atol=2e-3)
+    assert "CT" in caption
+    assert spacing == pytest.approx(tuple(map(float, middle.PixelSpacing)))
+    air, brain = picture[:6, :6], picture[56:72, 56:72]
+    assert air.max() == 0
+    assert 0.3 < brain.mean() < 0.8
+
+
+def test_sheet__monochrome1_is_turned_so_that_bone_is_bright(sheet):
+    ((picture, _, _),) = sheet("photometric == 'MONOCHROME1'")
+    stored = pydicom.dcmread(LEG).pixel_array.astype(float)
+    assert picture.shape == stored.shape
+    small = (slice(None, None, 8), slice(None, None, 8))
+    assert np.corrcoef(picture[small].ravel(), stored[small].ravel())[0, 1] < -0.95
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+
+
+def test_sheet__volumes_lie_as_radiologists_look_at_them(sheet):
+    ((picture, caption, _),) = sheet("source == 'nifti'")
+    image = nibabel.load(MR)
+    volume = np.asarray(image.dataobj)
+    code = nibabel.aff2axcodes(image.affine)
+    assert set(code[:2]) <= set("RLAP"), "an axial stack"
+    middle = volume[:, :, volume.shape[2] // 2]
+    if code[0] == "R":
+        middle = middle[::-1]  # the patient's right is on the left
+    if code[1] == "A":
+        middle = middle[:, ::-1]  # the front is at the top
+    low, high = np.percentile(volume[:, :, volume.shape[2] // 2], [0.5, 99.5])
+    expected = np.clip((middle.T - low) / (high - low), 0, 1)
+    assert picture.shape == expected.shape
+    assert np.corrcoef(picture.ravel(), expected.ravel())[0, 1] > 0.999
+    assert f"slice {volume.shape[2] // 2 + 1} of {volume.shape[2]}" in caption
+
+
+def test_sheet__eight_bit_images_keep_their_values(sheet):
+    ((picture, _, spacing),) = sheet("source == 'raster'")
+    with Image.open(RADIOGRAPH) as image:
+        np.testing.assert_allclose(picture, np.asarray(image.convert("L")) / 255, atol=1e-6)
+    assert spacing is None
+
+
+def test_sheet__is_a_picture_without_text_inside(cohort, tmp_path):
+    shown = show(cohort, sheet=tmp_path / "deep" / "sheet.png", images=2)
+    with Image.open(shown.sheet) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 100
+        assert set(image.info) <= {"dpi", "Software"}
+
+
+def test_show__counts_and_takes_a_part(cohort):
+    shown = show(cohort)
+    assert (shown.sheet, shown.originals) == (None, None)
+    for word in ("modality", "CT", "CR", "dicom", "nifti", "raster", "problems"):
+        assert word in shown.text
+    part = show(cohort, where="source == 'nifti'").text
+    assert "raster" not in part
+    with pytest.raises(DataError, match="No image of 4 fits"):
+        show(cohort, where="modality == 'PET'")
+    with pytest.raises(ConfigError, match="Did you mean"):
+        show(cohort, where="modalit == 'CT'")
+
+
+def test_show__resolves_pseudonyms_only_on_request(cohort):
+    originals = show(cohort, private=True, images=4).originals
+    assert len(originals) == 4
+    names = {Path(path).name for path in originals["path"]}
+    assert names == {file.name for file in (LEG, CT, MR, RADIOGRAPH)}
+
+
+def test_show__leaves_out_what_cannot_be_read(tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    shutil.copy(RADIOGRAPH, tmp_path / "in")
+    shutil.copy(MR, tmp_path / "in")
+    folder = index(tmp_path / "in", tmp_path / "c", config=IndexConfig(workers=1))
+    (tmp_path / "in" / RADIOGRAPH.name).unlink()
+    assert show(folder, sheet=tmp_path / "s.png").sheet is not None
+    assert "Left out of the contact sheet" in caplog.text
+    assert str(tmp_path) not in caplog.text
+    (tmp_path / "in" / MR.name).unlink()
+    with pytest.raises(DataError, match="None of the chosen images can be read"):
+        show(folder, sheet=tmp_path / "t.png")
+
+
+def test_sample__is_spread_over_the_modalities_and_repeats(cohort):
+    from scoutview.index.cohort import Cohort
+
+    table = Cohort.open(cohort).table
+    first = module._sample(table, 2, seed=3)
+    assert first["modality"].nunique() == 2
+    assert first["image_id"].tolist() == module._sample(table, 2, seed=3)["image_id"].tolist()
