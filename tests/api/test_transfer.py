@@ -131,6 +131,9 @@ def test_transfer__runs_an_exact_probe_on_all_labels_once_and_says_so(cohort, tm
     study = Study.open(transfer(cohort, "classification", "random", tmp_path / "s", config))
     places = [(run.fraction, run.seed) for run in study.content.runs]
     assert places == [(0.2, 0), (0.2, 1), (1.0, 0)]
+    for _, run in study.runs():
+        assert run.summary()["epoch_choice"] == "none"
+        assert "chosen_by" not in run.summary()  # there was one penalty to choose from
     assert "every seed would repeat it" in study.content.details["notes"][0]
 
 

@@ -266,3 +266,23 @@ def test_folds__are_averaged_within_a_seed(tmp_path):
     low, high = stats.t.interval(0.95, 2, np.mean(expected), stats.sem(expected))
     assert (cell.over_seeds.low, cell.over_seeds.high) == pytest.approx((low, high))
     assert any("folds are too narrow" in note for note in tables.notes)
+
+
+@pytest.mark.parametrize("written", ["none", "validation"])
+def test_notes__a_probe_has_no_epoch_but_a_penalty_chosen_on_all_validation_labels(
+    tmp_path, written
+):
+    study = make_study(tmp_path, arms={}, images=10)
+    study.add_initialisation("random", "random")
+    rng = np.random.default_rng(0)
+    table = simulated((rng.random(40) < 0.5).astype(int), 1.0, rng, rng.standard_normal(40))
+    _, folder = study.add_run(initialisation="random", method="linear_probe", fraction=0.01, seed=0)
+    run = RunFolder.create(folder, {"images": {"train": 47, "val": 524, "test": 40}}, {})
+    run.write_predictions(table)
+    run.finish({"epoch_choice": written, "chosen_by": "l2 = 1, by validation AUC", "l2": 1.0})
+    tables = compare_tables(collect([study.path]), replicates=10)
+    text = " ".join(tables.notes)
+    assert "epoch chosen on validation" not in text
+    assert "The penalty is chosen on 524 labelled validation images whatever the label" in text
+    assert "training on 1 % of the labels uses more labels" in text
+    assert tables.runs["epoch_choice"].tolist() == ["none"]

@@ -181,13 +181,14 @@ def fit_classifier(
     found: Probed
     if isinstance(mode, RandomForest):
         found = fit_forest(mode, train, validation, seed=cell.seed)
-        setting = "min_leaf"
+        setting, offered = "min_leaf", len(mode.min_leaf)
     else:
         found = fit_linear(mode.l2, train, validation)
-        setting = "l2"
+        setting, offered = "l2", len(mode.l2)
+    chosen = {"chosen_by": f"{setting} = {found.setting:g}, by validation AUC"}
     summary = {
-        "epoch_choice": "validation",
-        "chosen_by": f"{setting} = {found.setting:g}, by validation AUC",
+        "epoch_choice": "none",
+        **(chosen if offered > 1 else {}),
         setting: found.setting,
         "validation_auc": found.validation_auc,
         "samples_seen": len(cell.train),

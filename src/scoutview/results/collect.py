@@ -55,6 +55,12 @@ class ComparedRun:
         chosen = self.predictions[self.predictions["split"] == "test"]
         return chosen.sort_values(["label", "image_id"], ignore_index=True)
 
+    @property
+    def epoch_choice(self) -> str:
+        """Which epoch was tested: "last", "validation", "none" (no epochs), "" if not stated."""
+        # up to 0.1, classifiers without epochs said "validation" for the choice of their setting
+        return "none" if "chosen_by" in self.summary else str(self.summary.get("epoch_choice", ""))
+
 
 @dataclass(frozen=True)
 class Collection:

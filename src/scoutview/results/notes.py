@@ -41,6 +41,7 @@ def make_notes(
     ]
     notes += _seed_notes(cells)
     notes += _epoch_notes(collection.runs)
+    notes += _selection_notes(collection.runs)
     if best_by == "test":
         notes.append(
             "Validation predictions are missing, so the best arm was picked by its test score,"
@@ -80,7 +81,7 @@ def _epoch_notes(runs: Sequence[ComparedRun]) -> list[str]:
         "validation": "the epoch chosen on validation",
         "none": "a model without epochs",
     }
-    choices = {str(run.summary.get("epoch_choice", "")) for run in runs}
+    choices = {run.epoch_choice for run in runs}
     stated = [words[choice] for choice in sorted(choices) if choice in words]
     notes = [f"Scores are those of {' or '.join(stated)}."] if stated else []
     if len(choices & {"last", "validation"}) > 1:
@@ -88,3 +89,27 @@ def _epoch_notes(runs: Sequence[ComparedRun]) -> list[str]:
     if not choices <= set(words):
         notes.append("Some runs do not state whether the last or a chosen epoch was tested.")
     return notes
+
+
+def _selection_notes(runs: Sequence[ComparedRun]) -> list[str]:
+    """Say how many labels beyond the label fraction the choice of a setting has used."""
+    counts: set[int] = set()
+    what: set[str] = set()
+    for run in runs:
+        if "chosen_by" in run.summary:
+            what.add("leaf size" if "min_leaf" in run.summary else "penalty")
+        elif run.epoch_choice == "validation":
+            what.add("epoch")
+        else:
+            continue
+        counts.add(int(run.folder.config.get("images", {}).get("val", 0)))
+    known = sorted(counts - {0})
+    if not known:
+        return []
+    size = f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+    smallest = min(run.entry.fraction for run in runs)
+    return [
+        f"The {' or '.join(sorted(what, reverse=True))} is chosen on {size} labelled validation"
+        f" images whatever the label fraction, so training on {100 * smallest:g} % of the labels"
+        " uses more labels than those, for selection."
+    ]

@@ -215,7 +215,7 @@ def _run_table(scored: Scored) -> pd.DataFrame:
                     "bootstrap_high": drawn.high,
                     "delong_low": exact.low,
                     "delong_high": exact.high,
-                    "epoch_choice": s.run.summary.get("epoch_choice", "not stated"),
+                    "epoch_choice": s.run.epoch_choice or "not stated",
                     "note": "; ".join(filter(None, [drawn.note, exact.note])),
                     "run": s.run.folder.name,
                 }
