@@ -136,12 +136,22 @@ def test_fit__killed_and_resumed_is_bit_equal(tmp_path, changes):
     assert left[columns].equals(right[columns]), merged
 
 
-def test_fit__resumes_with_a_monitor_in_mid_count(tmp_path):
-    def monitor():
-        return CollapseMonitor(batch_size=8, dataset_size=IMAGES)
+def test_fit__alarms_from_before_a_stop_are_kept(tmp_path):
+    class Stopping(Toy):
+        def forward(self, batch, progress):
+            if progress.step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().forward(batch, progress)
 
-    _, _, fitted = train(tmp_path / "run", monitor=monitor())
-    assert fitted.alarms == ("batch_too_small",)
+    def monitor():
+        return CollapseMonitor(batch_size=8, dataset_size=IMAGES, queue_size=IMAGES + 1)
+
+    _, _, whole = train(tmp_path / "whole", monitor=monitor())
+    with pytest.raises(TrainingStoppedError):
+        train(tmp_path / "run", objective=Stopping(), monitor=monitor())
+    _, _, resumed = train(tmp_path / "run", resume=True, monitor=monitor())
+    assert whole.alarms == ("batch_too_small", "queue_longer_than_data")
+    assert resumed.alarms == whole.alarms
 
 
 def test_fit__resume_without_checkpoint_starts_anew(tmp_path):

@@ -63,6 +63,16 @@ def test_monitor__goes_on_from_its_state():
     assert names(second.check(PATIENCE, line)) == ["collapsed_features"]
 
 
+def test_monitor__remembers_alarms_in_their_order():
+    monitor = CollapseMonitor(batch_size=64, dataset_size=1000, queue_size=1001)
+    monitor.start()
+    for step in range(PATIENCE):
+        monitor.check(step, GOOD | {"feature_std": 0.0})
+    again = CollapseMonitor(batch_size=64, dataset_size=1000)
+    again.restore(monitor.state())
+    assert again.raised == ("queue_longer_than_data", "collapsed_features")
+
+
 def test_alarm__says_what_to_do():
     monitor = CollapseMonitor(batch_size=2, dataset_size=1000)
     (alarm,) = monitor.start()

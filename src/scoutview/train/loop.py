@@ -83,7 +83,7 @@ class Fitted:
     samples_seen: int
     time_s: float
     alarms: tuple[str, ...]
-    """Names of the alarms that were raised."""
+    """Names of the alarms that were raised, in order, those before a resume included."""
 
 
 def fit(  # noqa: C901 - the one function that is read from top to bottom
@@ -148,7 +148,8 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
     fabric.barrier()
     if leader and resume:
         RunFolder.resume(run.path, step=first if checkpoint else -1)
-    alarms = [alarm.name for alarm in monitor.start()] if monitor and not first else []
+    if monitor and not first:
+        monitor.start()
 
     def progress_at(step: int) -> Progress:
         return Progress(step, total_steps, step // steps_per_epoch, total_epochs, dataset_size)
@@ -220,7 +221,6 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
                 if not math.isfinite(metrics["loss"]):
                     raise RunError(_not_finite(metrics["loss"], done, run))
                 raised = monitor.check(done, metrics) if monitor else []
-                alarms += [alarm.name for alarm in raised]
                 if leader:
                     where = {
                         "step": done,
@@ -247,7 +247,8 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
             place.close()
     fabric.barrier()
     seconds = before_s + time.perf_counter() - start_s
-    return Fitted(total_steps, total_steps * config.batch_size, seconds, tuple(alarms))
+    alarms = monitor.raised if monitor else ()
+    return Fitted(total_steps, total_steps * config.batch_size, seconds, alarms)
 
 
 # ------------------------------------------------------------------ forward

@@ -85,7 +85,12 @@ class CollapseMonitor:
         self._sizes = (batch_size, dataset_size, queue_size)
         self._counts = {"collapsed_features": 0, "rank_falling": 0, "loss_pinned": 0}
         self._best = {"rank": 0.0, "projection": 0.0}
-        self._raised: set[str] = set()
+        self._raised: list[str] = []
+
+    @property
+    def raised(self) -> tuple[str, ...]:
+        """Names of all alarms so far, in the order in which they were raised."""
+        return tuple(self._raised)
 
     def start(self) -> list[Alarm]:
         """Check the sizes before the first step."""
@@ -139,7 +144,7 @@ class CollapseMonitor:
     def _raise(self, name: str, step: int, value: float) -> Alarm | None:
         if name in self._raised:
             return None
-        self._raised.add(name)
+        self._raised.append(name)
         alarm = Alarm(name, step, float(value))
         logger.warning("ALARM %s", alarm)
         return alarm
@@ -149,14 +154,14 @@ class CollapseMonitor:
         return {
             "counts": dict(self._counts),
             "best": dict(self._best),
-            "raised": sorted(self._raised),
+            "raised": list(self._raised),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._counts = dict(state["counts"])
         self._best = dict(state["best"])
-        self._raised = set(state["raised"])
+        self._raised = list(state["raised"])
 
 
 def _at_chance(metrics: Mapping[str, float]) -> bool:
