@@ -4,15 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-out
 
-.PHONY: demo demo-full test lint docs wheel clean
+.PHONY: demo demo-full test lint docs wheel clean machine
 
-demo: $(VENV)/.core
+demo: machine $(VENV)/.core
 	$(BIN)/scoutview demo --out $(OUT)
 
-demo-full: $(VENV)/.core
+demo-full: machine $(VENV)/.core
 	$(BIN)/scoutview demo --full --out $(OUT)-full
 
-test: $(VENV)/.dev lint
+test: machine $(VENV)/.dev lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
@@ -28,11 +28,13 @@ docs: $(VENV)/.dev
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
 
+machine:
+	@$(PYTHON) tools/check_machine.py
+
 clean:
 	rm -rf $(VENV) build dist site
 
 $(VENV)/.core: pyproject.toml constraints.txt
-	@$(PYTHON) tools/check_machine.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@

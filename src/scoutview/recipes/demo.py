@@ -37,7 +37,7 @@ METHODS: Final = ("simclr", "byol")
 FULL_METHODS: Final = tuple(NAMES)
 SAMPLES: Final = 40_000
 FULL_SAMPLES: Final = 400_000
-SUPERVISED_SAMPLES: Final = 8_000
+SUPERVISED_SAMPLES: Final = 12_000
 
 SMALL_NETWORK: Final = BackboneConfig(
     name="resnet18", small_stem=True, stage_widths=(16, 32, 64, 128), stage_depths=(1, 1, 1, 1)
@@ -76,7 +76,16 @@ def run_demo(out: str | Path, *, full: bool = False) -> Demo:
     page = experiment(cohort, folder, demo_config(full=full))
     table = (page.parent / "tables" / "headline.md").read_text(encoding="utf-8")
     minutes = (time.monotonic() - start) / 60
-    return Demo(page, table, (f"Took {minutes:.1f} minutes.",))
+    config = demo_config(full=full)
+    seen = _budgets(config)
+    return Demo(page, table, (f"{seen} Took {minutes:.1f} minutes.",))
+
+
+def _budgets(config: ExperimentConfig) -> str:
+    """Say what each training saw; short ones must not be taken for the best of their kind."""
+    wishes = [arm.pretraining.config.samples for arm in config.arms if arm.pretraining]
+    trained = [arm.mode.fit.samples for arm in config.arms if isinstance(arm.mode, FineTune)]
+    return f"Seen by each pre-training: {wishes[0]:,} images; by each supervised: {trained[0]:,}."
 
 
 def demo_config(*, full: bool = False) -> ExperimentConfig:

@@ -1,0 +1,30 @@
+"""The demo's own recipe, with a hundredth of its budget."""
+
+import pytest
+
+from scoutview.recipes import demo
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_demo__names_the_copies_shows_every_arm_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "SAMPLES", 256)
+    monkeypatch.setattr(demo, "SUPERVISED_SAMPLES", 64)
+    done = demo.run_demo(tmp_path)
+    text = done.page.read_text(encoding="utf-8")
+    assert "10 images of train are exact copies of val" in text
+    for arm in ("SimCLR", "BYOL", "random", "supervised", "raw pixels"):
+        assert f"| {arm} |" in done.table
+    assert (tmp_path / "contact_sheet.png").is_file()
+    weights = tmp_path / "pretraining" / "SimCLR" / "backbone.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = demo.run_demo(tmp_path)
+    assert weights.stat().st_mtime_ns == before  # nothing was trained again
+    assert again.table == done.table
+
+
+def test_demo__full_compares_all_methods():
+    names = [arm.name for arm in demo.demo_config(full=True).arms]
+    assert names[:5] == ["SimCLR", "MoCo v2", "BYOL", "Barlow Twins", "SwAV"]
+    assert demo.demo_config().transfer.fractions == (0.01, 0.1, 1.0)
+    assert len(demo.demo_config().transfer.seeds) == 5
