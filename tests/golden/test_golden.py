@@ -270,12 +270,12 @@ def lars(case: Case) -> dict[str, Any]:
     count = sum(name.startswith("param_") for name in ins)
     weights = [nn.Parameter(ins[f"param_{i}"].clone()) for i in range(count)]
     kind = a.get("kind", "classic")
-    form = {"classic": "classic", "barlow": "pytorch", "larc": "larc"}.get(kind)
-    if form is None:
+    variant = {"classic": "classic", "barlow": "pytorch", "larc": "larc"}.get(kind)
+    if variant is None:
         raise MissingError(f"a LARS variant of kind {kind!r}")
+    popular = kind == "classic" and not a["classic_momentum"]
+    form = {"scaled": "update"} if popular else {**lars_form(variant), "clip": bool(a.get("clip"))}
     if kind == "classic":
-        if not a["classic_momentum"]:
-            raise MissingError("LARS with popular momentum (classic_momentum false)")
         patterns = a["excluded_patterns"]
         kept = [not any(p in name for p in patterns) for name in a["names"]]
     else:
@@ -291,8 +291,7 @@ def lars(case: Case) -> dict[str, Any]:
         momentum=a["momentum"],
         trust_coefficient=a.get("trust_coefficient", a.get("eeta")),
         nesterov=a.get("nesterov", False),
-        clip=bool(a.get("clip")),
-        **lars_form(form),
+        **form,
     )
     after: dict[str, list[Tensor]] = {f"params_{i}": [] for i in range(count)}
     for step in range(a["steps"]):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from scoutview.base.errors import ConfigError
 from scoutview.nn.optim_config import AdamConfig, AdamWConfig, LARSConfig, SGDConfig
 from scoutview.train.optimizers import LARS, build_optimizer, lars_form, parameter_groups
 
@@ -94,6 +95,51 @@ def test_lars_nesterov__equals_simclr_formula_by_hand():
     torch.testing.assert_close(parameter.detach(), torch.tensor([[2.525, 4.0]]).double())
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("adapt", [False, True])
+def test_lars_popular__equals_simclr_formula_by_hand(nesterov, adapt):
+    w, parameter = np.array([3.0, 4.0]), nn.Parameter(torch.tensor([3.0, 4.0]).double())
+    optimizer = LARS(
+        [parameter],
+        lr=0.5,
+        momentum=0.9,
+        weight_decay=0.1,
+        trust_coefficient=0.02,
+        nesterov=nesterov,
+        adapt=adapt,
+        scaled="update",
+    )
+    v = np.zeros(2)
+    for lr, gradient in ((0.5, [1.0, 0.0]), (0.25, [0.0, -2.0]), (0.1, [0.5, 0.5])):
+        decayed = np.array(gradient) + 0.1 * w
+        v = 0.9 * v + decayed
+        u = 0.9 * v + decayed if nesterov else v
+        ratio = 0.02 * np.sqrt((w**2).sum()) / np.sqrt((u**2).sum()) if adapt else 1.0
+        w = w - ratio * lr * u
+        optimizer.param_groups[0]["lr"] = lr
+        parameter.grad = torch.tensor(gradient).double()
+        optimizer.step()
+        np.testing.assert_allclose(parameter.detach(), w, rtol=1e-14)
+
+
+def test_lars_popular__differs_from_classic_once_there_is_momentum():
+    after = []
+    for form in ({"scaled": "update"}, lars_form("classic")):
+        parameter = nn.Parameter(torch.tensor([[3.0, 4.0]]).double())
+        optimizer = LARS([parameter], lr=0.5, trust_coefficient=0.02, **form)
+        for gradient in ([[1.0, 0.0]], [[0.0, 1.0]]):
+            parameter.grad = torch.tensor(gradient).double()
+            optimizer.step()
+            after.append(parameter.detach().clone())
+    torch.testing.assert_close(after[0], after[2], rtol=1e-14, atol=0)
+    assert not torch.allclose(after[1], after[3], rtol=1e-4)
+
+
+def test_lars_popular__refuses_settings_of_the_other_forms():
+    with pytest.raises(ConfigError, match="clip, eps"):
+        LARS([nn.Parameter(torch.ones(2))], lr=0.1, scaled="update", eps=1e-8, clip=True)
+
+
 @pytest.mark.parametrize(("lr", "expected"), [(0.01, 0.01), (10.0, 0.25)])
 def test_lars_clip__never_raises_the_learning_rate(lr, expected):
     # trust .1 * |w| 5 / |g| 2 = .25: clipping gives the step min(.25, lr) * g
@@ -106,10 +152,11 @@ def test_lars_clip__never_raises_the_learning_rate(lr, expected):
 
 
 def test_lars__zero_weight_or_gradient_stays_finite():
-    for variant in ("paper", "classic", "pytorch", "larc"):
+    forms = [lars_form(variant) for variant in ("paper", "classic", "pytorch", "larc")]
+    for form in (*forms, {"scaled": "update"}):
         zero = nn.Parameter(torch.zeros(2, 2))
         still = nn.Parameter(torch.ones(2, 2))
-        optimizer = LARS([zero, still], lr=0.1, weight_decay=0.0, **lars_form(variant))
+        optimizer = LARS([zero, still], lr=0.1, weight_decay=0.0, **form)
         zero.grad, still.grad = torch.ones(2, 2), torch.zeros(2, 2)
         optimizer.step()
         torch.testing.assert_close(zero.detach(), torch.full((2, 2), -0.1))

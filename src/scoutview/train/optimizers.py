@@ -1,4 +1,4 @@
-"""LARS in its four published forms, and optimisers built from their configurations."""
+"""LARS in its published forms, and optimisers built from their configurations."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scoutview.base.errors import ConfigError
 from scoutview.nn.optim_config import (
     AdamConfig,
     AdamWConfig,
@@ -17,6 +18,7 @@ from scoutview.nn.optim_config import (
 )
 
 Denominator = Literal["sum_of_norms", "norm_of_sum"]
+Scaled = Literal["gradient", "update"]
 
 
 class LARS(Optimizer):
@@ -38,6 +40,13 @@ class LARS(Optimizer):
         skip_zero: Where |w| or |g| is 0, also leave out the weight decay (apex).
         clip: Never scale the learning rate up: ratio = min(ratio / lr, 1) (apex, clip=True).
         adapt: Whether parameters are scaled; normally set per group.
+        scaled: What is scaled: the "gradient" before it enters the momentum, or the "update" after
+            it, by c |w| / |update| ("popular momentum" of google-research/simclr,
+            classic_momentum=False). An "update" takes no setting of the gradient's ratio.
+
+    Raises:
+        ConfigError: `scaled` is "update" and `denominator`, `lr_in_momentum`, `eps`, `skip_zero` or
+            `clip` is not at its default.
 
     Source: You et al., 2017, arXiv:1708.03888, algorithm 1; google-research/simclr
     `lars_optimizer.py`; facebookresearch/barlowtwins `main.py`; NVIDIA/apex `LARC.py`.
@@ -58,7 +67,20 @@ class LARS(Optimizer):
         skip_zero: bool = False,
         clip: bool = False,
         adapt: bool = True,
+        scaled: Scaled = "gradient",
     ) -> None:
+        others = {
+            "clip": clip,
+            "denominator": denominator != "sum_of_norms",
+            "eps": eps,
+            "lr_in_momentum": not lr_in_momentum,
+            "skip_zero": skip_zero,
+        }
+        if scaled == "update" and any(others.values()):
+            raise ConfigError(
+                "LARS that scales the update has no gradient ratio to set; got"
+                f" {', '.join(name for name, given in others.items() if given)}, leave them out."
+            )
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -71,6 +93,7 @@ class LARS(Optimizer):
             "skip_zero": skip_zero,
             "clip": clip,
             "adapt": adapt,
+            "scaled": scaled,
         }
         super().__init__(params, defaults)
 
@@ -97,6 +120,9 @@ class LARS(Optimizer):
         if not weights:
             return
         gradients = [p.grad for p in weights]
+        if group["scaled"] == "update":
+            self._step_popular(group, weights, gradients)
+            return
         lr, decay = group["lr"], group["weight_decay"]
         if group["adapt"]:
             updates = self._adapted(group, weights, gradients)
@@ -106,14 +132,35 @@ class LARS(Optimizer):
             updates = [gradient.clone() for gradient in gradients]
         if group["lr_in_momentum"]:
             torch._foreach_mul_(updates, lr)
+        updates = self._accumulated(group, weights, updates)
+        torch._foreach_add_(weights, updates, alpha=-1.0 if group["lr_in_momentum"] else -lr)
+
+    def _step_popular(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
+    ) -> None:
+        """Accumulate first, then scale what was accumulated."""
+        decayed = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+        updates = self._accumulated(group, weights, decayed)
+        if group["adapt"]:
+            weight_norm = torch.stack(torch._foreach_norm(weights))
+            update_norm = torch.stack(torch._foreach_norm(updates))
+            ratio = group["trust_coefficient"] * weight_norm / update_norm
+            usable = (weight_norm > 0) & (update_norm > 0)
+            ratio = torch.where(usable, ratio, torch.ones_like(ratio))
+            updates = list(torch._foreach_mul(updates, list(ratio.unbind())))
+        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+    def _accumulated(
+        self, group: dict[str, Any], weights: list[Tensor], updates: list[Tensor]
+    ) -> list[Tensor]:
+        """Add updates to the momentum; return it, or with Nesterov a step beyond it."""
         buffers = [self._buffer(p) for p in weights]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, updates)
-        if group["nesterov"]:
-            torch._foreach_add_(updates, buffers, alpha=group["momentum"])
-        else:
-            updates = buffers
-        torch._foreach_add_(weights, updates, alpha=-1.0 if group["lr_in_momentum"] else -lr)
+        if not group["nesterov"]:
+            return buffers
+        torch._foreach_add_(updates, buffers, alpha=group["momentum"])
+        return updates
 
     def _adapted(
         self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
