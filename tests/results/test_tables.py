@@ -15,7 +15,9 @@ from scoutview.results.run import RunFolder
 from scoutview.results.scoring import ScoredRun
 from scoutview.results.study import StudyRun
 from scoutview.results.tables import compare_tables
+from scoutview.stats.comparison import paired_bootstrap
 from scoutview.stats.delong import paired_delong
+from scoutview.stats.ranking import Ranking
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,20 @@ def test_pair__delong_of_one_seed_is_the_paired_delong(tmp_path):
     pair = tables.pair("SimCLR", "random", 0.1)
     assert pair.delong.p == pytest.approx(expected.p, rel=1e-9)
     assert (pair.delong.low, pair.delong.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_pair__bootstrap_is_the_paired_bootstrap_of_the_means_over_seeds(collection, tables):
+    def mean_auc(arm):
+        runs = [r for r in collection.runs if (r.arm, r.entry.fraction) == (arm, 0.1)]
+        rankings = [Ranking.of(r.test["target"], r.test["score"]) for r in runs]
+        return lambda weights: float(np.mean([r.auc(weights) for r in rankings]))
+
+    patients = collection.runs[0].test["patient_id"]
+    expected = paired_bootstrap(mean_auc("SimCLR"), mean_auc("random"), patients, replicates=60)
+    found = tables.pair("SimCLR", "random", 0.1).bootstrap
+    for name in ("difference", "low", "high", "p"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-9)
+    assert found.n == patients.nunique()
 
 
 def test_pair__with_one_seed_is_decided_by_the_bootstrap(tmp_path):

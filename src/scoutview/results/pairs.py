@@ -12,9 +12,10 @@ from scipy.stats import norm
 from scoutview.base.errors import DataError
 from scoutview.results.collect import Arm
 from scoutview.results.scoring import Scored, ScoredRun, by_seed, patient_groups
-from scoutview.stats.comparison import holm, paired_t, shared_seeds, wilcoxon
+from scoutview.stats.comparison import compare_replicates, holm, paired_t, shared_seeds, wilcoxon
 from scoutview.stats.delong import delong
 from scoutview.stats.estimate import Comparison
+from scoutview.stats.intervals import Replicates
 
 LEVEL: Final = 0.95
 
@@ -124,19 +125,13 @@ def _pair(scored: Scored, a: str, b: str, fraction: float, family: str) -> Pair:
 
 def _bootstrap_difference(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Comparison:
     """Compare the mean AUC over seeds on the same draws of test patients."""
-    difference = float(np.mean([s.value for s in a]) - np.mean([s.value for s in b]))
-    draws = np.mean([s.draws for s in a], axis=0) - np.mean([s.draws for s in b], axis=0)
-    usable = draws[~np.isnan(draws)]
     n = len({p for s in a for p in s.run.test["patient_id"]})
-    test = f"paired bootstrap over patients, {len(draws)} replicates"
-    if not len(usable):
-        return Comparison(difference, math.nan, math.nan, math.nan, n, test, "a class is absent")
-    low, high = np.quantile(usable, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    tail = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
-    p = min(1.0, 2 * (1 + tail) / (1 + len(usable)))
-    lost = len(draws) - len(usable)
-    note = f"{lost} replicates lack a class" if lost else ""
-    return Comparison(difference, float(low), float(high), p, n, test, note)
+    return compare_replicates(_mean(a), _mean(b), n=n, level=LEVEL)
+
+
+def _mean(runs: Sequence[ScoredRun]) -> Replicates:
+    value = float(np.mean([s.value for s in runs]))
+    return Replicates(value, np.mean([s.draws for s in runs], axis=0))
 
 
 def delong_difference(

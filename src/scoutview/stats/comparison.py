@@ -16,11 +16,12 @@ from scipy.stats import wilcoxon as scipy_wilcoxon
 from scoutview.base.errors import DataError
 from scoutview.stats.delong import paired_delong
 from scoutview.stats.estimate import Comparison
-from scoutview.stats.intervals import Statistic, bootstrap_replicates
+from scoutview.stats.intervals import Replicates, Statistic, bootstrap_replicates
 
 __all__ = [
     "SharedSeeds",
     "check_distinct",
+    "compare_replicates",
     "holm",
     "paired_bootstrap",
     "paired_delong",
@@ -61,8 +62,22 @@ def paired_bootstrap(
     a, b = bootstrap_replicates(
         [statistic_a, statistic_b], patients, replicates=replicates, seed=seed
     )
-    n = len(np.asarray(patients))
-    test = f"paired bootstrap over patients, {replicates} replicates"
+    return compare_replicates(a, b, n=len(np.asarray(patients)), level=level)
+
+
+def compare_replicates(a: Replicates, b: Replicates, *, n: int, level: float = 0.95) -> Comparison:
+    """Compare two numbers whose replicate r is the same draw of test patients.
+
+    Args:
+        a: The first number.
+        b: The second, with as many replicates.
+        n: What the comparison rests on, rows or patients.
+        level: Coverage of the interval of the difference, in (0, 1).
+
+    Returns:
+        As `paired_bootstrap`.
+    """
+    test = f"paired bootstrap over patients, {len(a.replicates)} replicates"
     difference = a.value - b.value
     draws = a.replicates - b.replicates
     usable = draws[~np.isnan(draws)]
@@ -72,7 +87,7 @@ def paired_bootstrap(
     low, high = np.quantile(usable, [0.5 - level / 2, 0.5 + level / 2])
     tail = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
     p = min(1.0, 2 * (1 + tail) / (1 + len(usable)))
-    lost = replicates - len(usable)
+    lost = len(draws) - len(usable)
     note = f"{lost} replicates lack a class" if lost else ""
     return Comparison(difference, float(low), float(high), p, n, test, note)
 
