@@ -9,7 +9,7 @@ import torch
 from scoutview.api import transfer_runs
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
-from scoutview.api.transfer import TransferConfig, transfer
+from scoutview.api.transfer import TransferConfig, like_run, transfer
 from scoutview.api.transfer_runs import FineTune
 from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.data.samples import DataConfig
@@ -17,8 +17,10 @@ from scoutview.methods.simclr import SimCLRConfig
 from scoutview.nn.backbones import BackboneConfig, build_backbone
 from scoutview.nn.optim_config import AdamConfig
 from scoutview.nn.probe_solvers import fit_linear_probe
+from scoutview.pixels.intensity import FullRange
 from scoutview.recipes.medmnist_resnet18 import medmnist_logistic_regression, medmnist_resnet18
 from scoutview.results.collect import collect
+from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
 from scoutview.tasks.probe import LinearProbe, LogisticRegression, RandomForest
 from scoutview.train.config import FitConfig
@@ -354,3 +356,16 @@ def test_transfer__refuses_a_backbone_that_has_seen_the_test_images(cohort, tmp_
     allowed = config.model_copy(update={"on_leak": "allow"})
     out = transfer(cohort, "classification", run, tmp_path / "s", allowed)
     assert any("this was allowed" in n for n in Study.open(out).content.details["notes"])
+
+
+def test_like_run__copies_view_grey_values_and_pixels_policy_where_the_user_is_silent(tmp_path):
+    theirs = DataConfig(split="train", where="height > 1", intensity=FullRange(), channel="colour")
+    values = PretrainConfig(data=theirs, mean=0.4).model_dump(mode="json")
+    values["view"] = EvalView(size=28).model_dump(mode="json")
+    run = RunFolder.create(tmp_path / "run", values, {})
+    found = like_run(TransferConfig(data=DataConfig(where="width > 1")), run.path)
+    assert (found.mean, found.view.size) == (0.4, 28)
+    assert (found.data.intensity, found.data.channel) == (FullRange(), "colour")
+    assert (found.data.where, found.data.split) == ("width > 1", None)
+    written = like_run(TransferConfig(data=DataConfig(channel="grey")), run.path)
+    assert (written.data.intensity, written.data.channel) == (FullRange(), "grey")

@@ -223,6 +223,10 @@ def like_run(config: TransferConfig, run: str | Path) -> TransferConfig:
         "std": values["std"],
     }
     silent = {k: v for k, v in theirs.items() if k not in config.model_fields_set}
+    before = DataConfig.build(values["data"])
+    data = {"intensity": before.intensity, "channel": before.channel}
+    unwritten = {k: v for k, v in data.items() if k not in config.data.model_fields_set}
+    silent["data"] = config.data.model_copy(update=unwritten)
     return config.model_copy(update=silent)
 
 
