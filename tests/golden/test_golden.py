@@ -7,9 +7,10 @@ is missing. SCOUTVIEW_GOLDEN points the tests at another folder of cases.
 
 import json
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scoutview.base.errors import ConfigError
 from scoutview.contract import Progress
 from scoutview.data.batch import Batch
 from scoutview.nn.clustering import sinkhorn
@@ -32,12 +34,31 @@ from scoutview.train.optimizers import LARS, lars_form
 
 ROOT = Path(os.environ.get("SCOUTVIEW_GOLDEN") or Path(__file__).parent)
 
-Case = SimpleNamespace
-"""One case: `name`, `arguments`, `ins` (float64 tensors, integers as they are), `outs`."""
-
 
 class MissingError(Exception):
     """The adapter of an existing method cannot run a case."""
+
+
+class Named(dict[str, Any]):
+    """A part of a case; what it lacks is reported by name."""
+
+    def __init__(self, part: str, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.part = part
+
+    def __missing__(self, name: str) -> Any:
+        raise MissingError(f"{self.part} {name!r} in the case")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden case."""
+
+    name: str
+    arguments: Named
+    ins: Named
+    """float64 tensors, integers as they are."""
+    outs: Named
 
 
 def load(file: Path) -> tuple[Case, dict[str, float]]:
@@ -47,7 +68,12 @@ def load(file: Path) -> tuple[Case, dict[str, float]]:
     ins = {k.removeprefix("in_"): v for k, v in arrays.items() if k.startswith("in_")}
     outs = {k.removeprefix("out_"): v for k, v in arrays.items() if k.startswith("out_")}
     tensors = {name: as_tensor(value) for name, value in ins.items()}
-    case = Case(name=meta["name"], arguments=meta["arguments"], ins=tensors, outs=outs)
+    case = Case(
+        meta["name"],
+        Named("argument", meta["arguments"]),
+        Named("input", tensors),
+        Named("output", outs),
+    )
     return case, meta["tolerance"]["when_run_in_float64"]
 
 
@@ -126,13 +152,15 @@ def moco(case: Case) -> dict[str, Any]:
 
     a, ins = case.arguments, case.ins
     dim, queue_length = ins["queue"].shape
-    config = MoCoV2Config(
-        hidden_dim=ins["enc_q_0"].shape[0],
-        output_dim=dim,
-        projector_layers=2 if a["mlp_head"] else 1,
-        temperature=a["temperature"],
-        momentum=a["momentum"],
-        queue_length=queue_length,
+    config = MoCoV2Config.build(
+        {
+            "hidden_dim": ins["enc_q_0"].shape[0],
+            "output_dim": dim,
+            "projector_layers": 2 if a["mlp_head"] else 1,
+            "temperature": a["temperature"],
+            "momentum": a["momentum"],
+            "queue_length": queue_length,
+        }
     )
     method = MoCoV2(Vectors(ins["im_q"].shape[2]), config, dataset_size=1000).double()
     student, teacher = method.projector, method.teacher_projector
@@ -239,17 +267,19 @@ def swav_method(case: Case, loss_reduction: str = "mean") -> Any:
 
     a, ins = case.arguments, case.ins
     prototypes, dim = ins["prototypes"].shape
-    config = SwAVConfig(
-        output_dim=dim,
-        prototypes=prototypes,
-        temperature=a["temperature"],
-        epsilon=a["epsilon"],
-        sinkhorn_iterations=a["iterations"],
-        assigned_views=tuple(a["crops_for_assign"]),
-        queue_length=a["queue_length"],
-        queue_from_epoch=0,
-        frozen_epochs=1e6 if a["frozen_prototypes"] else 0,
-        loss_reduction=loss_reduction,
+    config = SwAVConfig.build(
+        {
+            "output_dim": dim,
+            "prototypes": prototypes,
+            "temperature": a["temperature"],
+            "epsilon": a["epsilon"],
+            "sinkhorn_iterations": a["iterations"],
+            "assigned_views": tuple(a["crops_for_assign"]),
+            "queue_length": a["queue_length"],
+            "queue_from_epoch": 0,
+            "frozen_epochs": 1e6 if a["frozen_prototypes"] else 0,
+            "loss_reduction": loss_reduction,
+        }
     )
     method = SwAV(Vectors(dim), config, dataset_size=1000).double()
     method.prototypes.data.copy_(ins["prototypes"])
@@ -424,8 +454,10 @@ def test_golden__production_code_gives_the_published_numbers(file: Path):
     case, tolerance = load(file)
     try:
         actual = adapter(case)
-    except (MissingError, KeyError) as error:
+    except MissingError as error:
         pytest.fail(f"{method} cannot run {folder}/{file.stem}: missing {error}")
+    except ConfigError as error:
+        pytest.fail(f"{method} refuses the settings of {folder}/{file.stem}: {error}")
     missing = sorted(set(case.outs) - set(actual))
     assert not missing, f"{method} does not compute {', '.join(missing)} of {folder}/{file.stem}"
     for name, expected in case.outs.items():
@@ -452,3 +484,43 @@ def test_adapters__cover_every_folder_of_an_existing_method():
     covered = {method for method, _ in ADAPTERS.values()}
     golden = existing_names() - {"supervised"}  # has no reference code
     assert golden <= covered
+
+
+def step_with_one_prototype() -> Case:
+    """A step of the method whose only cluster takes every image with certainty."""
+    source, _ = load(Path(__file__).parent / "swav" / "step_multicrop.json")
+    first = Named("input", {**source.ins, "prototypes": source.ins["prototypes"][:1]})
+    return Case("step_one_prototype", source.arguments, first, source.outs)
+
+
+def test_swav__runs_a_step_with_one_prototype():
+    out = swav(step_with_one_prototype())
+    for name in ("loss", "paper_loss", "grad_embedding", "grad_prototypes"):
+        np.testing.assert_allclose(out[name], 0.0, atol=1e-12)  # log softmax of one score is 0
+    np.testing.assert_allclose(out["q"], 1.0, rtol=1e-12)
+
+
+def copied(folder: Path, name: str, **changes: Any) -> Path:
+    """Copy a case with other arguments; None leaves one out."""
+    source = Path(__file__).parent / name
+    meta = json.loads(source.read_text())
+    values = {**meta["arguments"], **changes}
+    meta["arguments"] = {k: v for k, v in values.items() if v is not None}
+    target = folder / name
+    target.parent.mkdir()
+    target.write_text(json.dumps(meta))
+    shutil.copy(source.with_suffix(".npz"), target.with_suffix(".npz"))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": None}, "cannot run swav/step_multicrop: missing argument 'temperature'"),
+        ({"temperature": -1.0}, "refuses the settings of swav/step_multicrop: .*temperature"),
+    ],
+)
+def test_harness__names_what_is_missing_or_refused(changes, message, tmp_path):
+    file = copied(tmp_path, "swav/step_multicrop.json", **changes)
+    with pytest.raises(pytest.fail.Exception, match=message):
+        test_golden__production_code_gives_the_published_numbers(file)

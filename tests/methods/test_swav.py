@@ -34,6 +34,11 @@ def test_preflight__refuses_more_prototypes_than_images_and_warns_of_too_few_row
     assert "cannot fill" in notes[0]
 
 
+def test_preflight__refuses_to_train_with_one_prototype():
+    with pytest.raises(ConfigError, match="prototypes must be at least 2 to train, got 1"):
+        SwAVConfig(prototypes=1).preflight(500, 64)
+
+
 def test_prototypes__are_frozen_at_first_and_of_unit_length_always():
     swav = method(frozen_epochs=2.0)
     before = swav.prototypes.detach().clone()

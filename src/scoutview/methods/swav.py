@@ -41,8 +41,8 @@ class SwAVConfig(MethodConfig):
     """Width of the projector's hidden layer."""
     output_dim: int = Field(default=128, ge=1)
     """Width of the projections and prototypes."""
-    prototypes: int = Field(default=3000, ge=2)
-    """Number of clusters, K."""
+    prototypes: int = Field(default=3000, ge=1)
+    """Number of clusters, K; training needs at least 2."""
     temperature: float = Field(default=0.1, gt=0)
     """Softmax temperature of the prediction."""
     epsilon: float = Field(default=0.05, gt=0)
@@ -66,6 +66,11 @@ class SwAVConfig(MethodConfig):
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["SwAVConfig", list[str]]:
         """Keep queue and prototypes within the data."""
+        if self.prototypes < 2:
+            raise ConfigError(
+                f"prototypes must be at least 2 to train, got {self.prototypes}: one cluster tells"
+                " no images apart; raise it."
+            )
         images = f"there are {dataset_size} training images"
         whole = max(batch_size, dataset_size // batch_size * batch_size)
         config, notes = self._queue_for(batch_size)
