@@ -57,7 +57,7 @@ def test_method_set__names_the_nearest_setting_of_the_method(cohort, tmp_path, c
     [
         (("frobnicate",), "Unknown command"),
         (("pretrian", "x"), "Did you mean"),
-        (("show", "x", "--wehre", "a"), "--wehre"),
+        (("show", "x", "--wherever", "a"), "--wherever"),
         (("index",), "--out"),
         (("store", "nowhere"), "not a cohort"),
         (("pretrain", "nowhere", "--method", "byol", "--out", "o"), "not a cohort"),
@@ -84,7 +84,7 @@ def test_bad_input__ends_with_one_line(arguments, said, tmp_path, monkeypatch, c
 
 def test_transfer__names_the_nearest_task_and_refuses_unknown_starts(cohort, tmp_path, capsys):
     words = ("transfer", cohort, "--out", tmp_path / "s")
-    assert "Did you mean 'classification'" in refused(capsys, *words, "--task", "clasification")
+    assert "Did you mean 'classification'" in refused(capsys, *words, "--task", "classify")
     assert "neither a run folder" in refused(capsys, *words, "--init", "imagenette")
     assert not (tmp_path / "s").exists()
 
