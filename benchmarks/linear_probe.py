@@ -84,7 +84,7 @@ def main() -> None:
         ),
         title=f"Linear probe at 10 % of the labels, {arguments.samples:,} samples seen",
     )
-    page = experiment(cohort, folder, config)
+    page = experiment(cohort, folder, config, resume=True)
     opened = Cohort.open(cohort)
     found: dict[str, dict[str, object]] = {
         "untrained": {"knn_auc": round(knn_auc(opened, untrained()), 4)}

@@ -94,9 +94,23 @@ def test_experiment__again_trains_nothing(cohort, done, monkeypatch):
 
     monkeypatch.setattr(module, "pretrain", refuse)
     monkeypatch.setattr(module, "embed", refuse)
-    page = experiment(cohort, done, grid())
+    page = experiment(cohort, done, grid(), resume=True)
     assert page.is_file()
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_experiment__an_occupied_folder_needs_resume(cohort, done):
+    with pytest.raises(RunError, match="is not empty"):
+        experiment(cohort, done, grid())
+
+
+def test_experiment__another_pretraining_under_the_same_name_is_refused(cohort, done):
+    first, *others = grid().arms
+    longer = first.pretraining.config.model_copy(update={"samples": 4096, "epochs": None})
+    changed = first.pretraining.model_copy(update={"config": longer})
+    arms = (first.model_copy(update={"pretraining": changed}), *others)
+    with pytest.raises(ConfigError, match="begun with other pre-training settings"):
+        experiment(cohort, done, grid(arms=arms), resume=True)
 
 
 def test_experiment__a_failing_page_leaves_the_old_one(cohort, done, monkeypatch):
@@ -108,7 +122,7 @@ def test_experiment__a_failing_page_leaves_the_old_one(cohort, done, monkeypatch
 
     monkeypatch.setattr(module, "compare", fails)
     with pytest.raises(RunError, match="no page today"):
-        experiment(cohort, done, grid())
+        experiment(cohort, done, grid(), resume=True)
     assert (done / "results" / "results.html").read_bytes() == page
     assert not (done / ".results.before").exists()
 
@@ -118,10 +132,10 @@ def test_experiment__a_failing_arm_is_named_and_the_others_are_kept(cohort, done
     config = grid(arms=(*grid().arms, broken))
     wrong = config.transfer.model_copy(update={"labels": ("fracture",)})
     with pytest.raises(RunError, match=r"Arm 'simclr': .*fracture"):
-        experiment(cohort, done, config.model_copy(update={"transfer": wrong}))
+        experiment(cohort, done, config.model_copy(update={"transfer": wrong}), resume=True)
     nowhere = Arm(initialisation="nowhere", name="broken")
     with pytest.raises(RunError, match="Arm 'broken': Initialisation 'nowhere'"):
-        experiment(cohort, done, grid(arms=(*grid().arms, nowhere)))
+        experiment(cohort, done, grid(arms=(*grid().arms, nowhere)), resume=True)
     assert len(scores(done)) >= 6
     assert (done / "results" / "results.html").is_file()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -19,7 +19,8 @@ from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import stored
 from scoutview.api.transfer import Mode, TransferConfig, like_run, transfer
 from scoutview.base.config import Config
-from scoutview.base.errors import RunError, ScoutviewError, missing_extra
+from scoutview.base.errors import ConfigError, RunError, ScoutviewError, missing_extra
+from scoutview.base.files import read_json, require_empty, write_json
 from scoutview.methods import config_class
 from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
@@ -28,6 +29,9 @@ from scoutview.train.signals import TrainingStoppedError
 logger = logging.getLogger(__name__)
 
 Backend = Literal["local", "ray"]
+
+VERSION: Final = 1
+"""Version of experiment.json."""
 
 
 class Pretraining(Config):
@@ -108,27 +112,32 @@ def experiment(
     *,
     workers: int = 1,
     backend: Backend = "local",
+    resume: bool = False,
 ) -> Path:
-    """Pre-train, transfer and compare; call it again to go on: what has finished is kept.
+    """Pre-train, transfer and compare.
 
     Args:
         cohort: Folder of the cohort.
-        out: Folder of the experiment: `pretraining/`, `studies/`, `results/`.
+        out: Folder of the experiment: `experiment.json`, `pretraining/`, `studies/`, `results/`.
         config: The arms and what they share.
         workers: Arms at the same time (processes, or Ray tasks).
         backend: "local" processes, or a "ray" cluster (the one that `RAY_ADDRESS` names, or one
             started here); all its nodes must see the folders.
+        resume: Go on in a folder that has content: what has finished is kept, what was stopped goes
+            on, arms may be added.
 
     Returns:
         The results page.
 
     Raises:
-        RunError: An arm failed; the message names it. What the others have done is kept.
+        ConfigError: With `resume`, a pre-training shall now be another one than was begun.
+        RunError: `out` has content and `resume` is not set; or an arm failed, which the message
+            names. What the others have done is kept.
         TrainingStoppedError: SIGTERM or SIGINT came; call it again to go on.
         MissingExtraError: Ray is not installed.
     """
     folder, place = Path(out).resolve(), Path(cohort).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    _begin(folder, config, resume=resume)
     stored(open_cohort(place))  # once, before the arms would all do it
     spread = _BACKENDS[backend]
     wishes = [arm for arm in config.arms if arm.pretraining is not None]
@@ -146,6 +155,34 @@ def experiment(
             count_copies_once=True,
             replicates=config.replicates,
         )
+
+
+def _begin(folder: Path, config: ExperimentConfig, *, resume: bool) -> None:
+    """Write down what is asked for, after a look at what was asked for before."""
+    if not resume:
+        require_empty(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    values, path = config.model_dump(mode="json"), folder / "experiment.json"
+    if path.is_file():
+        before = read_json(path, schema="experiment", version=VERSION)["config"]
+        _require_same_pretraining(_wishes(before), _wishes(values))
+    write_json(path, {"config": values}, schema="experiment", version=VERSION)
+
+
+def _wishes(values: dict[str, Any]) -> dict[str, Any]:
+    """Pre-trainings by the name of their arm, as plain values."""
+    arms = ExperimentConfig.build(values).arms
+    plain = (arm.model_dump(mode="json")["pretraining"] for arm in arms)
+    return {arm.label: wish for arm, wish in zip(arms, plain, strict=True) if wish is not None}
+
+
+def _require_same_pretraining(before: dict[str, Any], now: dict[str, Any]) -> None:
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            raise ConfigError(
+                f"Arm {name!r} was begun with other pre-training settings than it has now; give it"
+                " another name, or start in a new folder."
+            )
 
 
 @contextmanager

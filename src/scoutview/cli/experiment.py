@@ -16,8 +16,9 @@ def experiment(
     set_: Annotated[tuple[str, ...], Parameter("--set")] = (),
     workers: int = 1,
     backend: Literal["local", "ray"] = "local",
+    resume: bool = False,
 ) -> None:
-    """Pre-train, transfer and compare a grid. Run it again to go on: what has finished is kept.
+    """Pre-train, transfer and compare a grid.
 
     Parameters
     ----------
@@ -33,11 +34,12 @@ def experiment(
         Arms at the same time.
     backend
         local processes, or ray (needs the extra "cluster").
+    resume
+        Go on in a folder that has content: what has finished is kept.
     """
     from scoutview.api.experiment import ExperimentConfig
     from scoutview.api.experiment import experiment as run
 
-    page = run(
-        cohort, out, settings(ExperimentConfig, config, {}, set_), workers=workers, backend=backend
-    )
+    grid = settings(ExperimentConfig, config, {}, set_)
+    page = run(cohort, out, grid, workers=workers, backend=backend, resume=resume)
     note(f"Results page: {page}")

@@ -73,7 +73,7 @@ def run_demo(out: str | Path, *, full: bool = False) -> Demo:
     folder.mkdir(parents=True, exist_ok=True)
     cohort = pneumoniamnist(folder / "cohort")
     show(cohort, sheet=folder / "contact_sheet.png")
-    page = experiment(cohort, folder, demo_config(full=full))
+    page = experiment(cohort, folder, demo_config(full=full), resume=True)
     table = (page.parent / "tables" / "headline.md").read_text(encoding="utf-8")
     minutes = (time.monotonic() - start) / 60
     config = demo_config(full=full)
