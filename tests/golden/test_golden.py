@@ -28,7 +28,7 @@ from scoutview.nn.losses.regression import normalized_regression, symmetric_regr
 from scoutview.nn.losses.swapped import prototype_scores
 from scoutview.nn.probe_solvers import knn_votes
 from scoutview.nn.teacher import cosine_momentum, update_teacher
-from scoutview.stats.delong import delong
+from scoutview.stats.delong import delong, paired_log10_p
 from scoutview.train import schedules
 from scoutview.train.optimizers import LARS, lars_form
 
@@ -421,7 +421,7 @@ def delong_case(case: Case) -> dict[str, Any]:
         "var_a": found.covariance[0, 0],
         "var_b": found.covariance[1, 1],
         "p": p,
-        "log10_p": np.log10(p),
+        "log10_p": paired_log10_p(labels, a, b),
     }
 
 
@@ -498,6 +498,22 @@ def test_swav__runs_a_step_with_one_prototype():
     for name in ("loss", "paper_loss", "grad_embedding", "grad_prototypes"):
         np.testing.assert_allclose(out[name], 0.0, atol=1e-12)  # log softmax of one score is 0
     np.testing.assert_allclose(out["q"], 1.0, rtol=1e-12)
+
+
+def test_delong__log10_p_stays_exact_where_p_underflows():
+    labels = as_tensor(np.repeat([0.0, 1.0], 4000))
+    noise = as_tensor(np.random.default_rng(0).normal(size=(2, 8000)))
+    ins = {"labels": labels, "scores_a": noise[0] + 3 * labels, "scores_b": noise[1]}
+    out = delong_case(
+        Case("far_apart", Named("argument", {}), Named("input", ins), Named("output", {}))
+    )
+    assert out["p"] == 0.0
+    variance = np.array([1.0, -1.0]) @ out["covariance"] @ np.array([1.0, -1.0])
+    z = float((out["auc"][0] - out["auc"][1]) / np.sqrt(variance))
+    # p = 2 phi(z) / z (1 - 1/z^2 + 3/z^4 - ...), Abramowitz and Stegun 26.2.12
+    log_tail = -(z**2) / 2 - np.log(z * np.sqrt(2 * np.pi)) + np.log1p(-(z**-2) + 3 * z**-4)
+    assert z > 40
+    np.testing.assert_allclose(out["log10_p"], (np.log(2) + log_tail) / np.log(10), rtol=1e-9)
 
 
 def copied(folder: Path, name: str, **changes: Any) -> Path:
