@@ -55,17 +55,20 @@ def test_labelmaps__wrong_sizes_and_strangers_are_problems(tmp_path):
     images(source / "maps", ("2",), size=(5, 5))
     images(source / "maps", ("9",))
     (source / "maps" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    images(source, ("4",))
+    (source / "maps" / "4.png").write_text("not found")
     cohort = build(source, tmp_path / "c", labelmaps=LabelmapFolder(folder=source / "maps"))
-    assert len(cohort) == 3, "labelmaps inside the source are no images"
+    assert len(cohort) == 4, "labelmaps inside the source are no images"
     has = dict(zip(cohort.table["image_id"], cohort.table["labelmap"], strict=True))
     assert {name_of(cohort, i): bool(v) for i, v in has.items()} == {
         "1": True,
         "2": False,
         "3": False,
+        "4": False,
     }
     found = problems(cohort)
-    assert {"labelmap_size", "labelmap_unmatched"} < set(found["reason"])
-    assert len(found) == 3
+    assert {"labelmap_size", "labelmap_unmatched", "not_an_image"} < set(found["reason"])
+    assert len(found) == 4
     wrong = found[found["reason"] == "labelmap_size"].iloc[0]
     assert name_of(cohort, wrong["image_id"]) == "2"
     assert "5x5" in wrong["detail"]

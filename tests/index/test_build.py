@@ -4,6 +4,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,25 @@ def test_build__real_files_of_many_kinds(tmp_path):
     assert indexed == set(images["file"]) - {
         row.file for row in images.itertuples() if "trunc" in str(row.file)
     }
+
+
+def test_build__a_text_named_like_an_image_is_a_problem(tmp_path):
+    source = tmp_path / "s"
+    write_series(source, 1, 2)
+    for name in ("1.png", "2.JPG", "3.tif", "4.dcm", "5.nii", "6.nii.gz"):
+        (source / name).write_text("<html>Session expired</html>")
+    (source / "._real.png").write_bytes(b"\0\x05\x16\x07" + bytes(40))
+    (source / "notes.txt").write_text("none")
+    with zipfile.ZipFile(source / "more.zip", "w") as archive:
+        archive.writestr("7.png", "not found")
+    cohort = build(tmp_path / "s", tmp_path / "c")
+    assert cohort.content["counts"]["non_images"] == {"system": 1, "text": 1}
+    found = pd.read_csv(tmp_path / "c" / "problems.csv")
+    assert found["reason"].tolist() == ["not_an_image"] * 7
+    assert found["detail"].str.contains(r"ends in \.png, but .* \(xml\)").any()
+    assert found["action"].str.contains("again").all()
+    with pytest.raises(DataError, match="7 not_an_image"):
+        build(tmp_path / "s", tmp_path / "d", strict=True)
 
 
 def test_build__radiographs_stay_images_with_labels_masks_and_patients(tmp_path):

@@ -10,7 +10,7 @@ from scoutview.base.errors import JoinError
 from scoutview.index.config import LabelmapFolder
 from scoutview.index.join import Keys, bare_stem
 from scoutview.index.privacy import without_names
-from scoutview.index.records import READ_FAILURES, record
+from scoutview.index.records import READ_FAILURES, named_right, record
 from scoutview.index.schema import PRIVATE
 from scoutview.index.walk import SeenFile, walk
 from scoutview.pixels.headers import Found, Header, Locator, Problem
@@ -105,7 +105,7 @@ def _row(found: Found, file: SeenFile, key: bytes) -> dict[str, Any]:
 
 def _probe(file: SeenFile) -> Iterator[Found]:
     try:
-        yield from probe(file.path)
+        yield from named_right(probe(file.path))
     except READ_FAILURES as error:
         yield Problem(
             Locator(file.path),

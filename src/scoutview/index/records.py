@@ -3,7 +3,7 @@
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from scoutview.index.privacy import (
 )
 from scoutview.index.schema import HEADER, PRIVATE
 from scoutview.index.walk import SeenFile
+from scoutview.pixels import dicom_classes
 from scoutview.pixels.geometry import direction_code, orientation_code
 from scoutview.pixels.headers import Found, Header, Locator, NonImage, Problem
 from scoutview.pixels.probe import probe
@@ -45,6 +46,13 @@ READ_FAILURES: Final = (
 )
 """What damaged bytes have been seen to raise inside readers; one file must not stop a million."""
 
+_IMAGE_ENDINGS: Final = (
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".nii", ".nii.gz",
+)  # fmt: skip
+
+_HONEST_KINDS: Final = dicom_classes.KINDS | {"system"}
+"""What a file with such an ending may be without an image: DICOM objects, files of the system."""
+
 _NO_IDS: Final = ("", "", "", "", None, None, None, "", None)
 _NO_PIXELS: Final = (None,) * len(HEADER)
 
@@ -63,7 +71,7 @@ def records(file: SeenFile, key: bytes) -> Iterator[Record]:
     """Probe a file and yield its rows of the private table, at least one."""
     count, member, group = 0, "", NO_GROUP
     try:
-        for found in probe(file.path):
+        for found in named_right(probe(file.path)):
             count += 1
             if isinstance(found, Header):
                 row = record(found, file, key)
@@ -80,6 +88,20 @@ def records(file: SeenFile, key: bytes) -> Iterator[Record]:
         yield record(_lost(file, "unreadable", detail), file, key)
     if not count:
         yield record(NonImage(Locator(file.path), "empty"), file, key)
+
+
+def named_right(findings: Iterable[Found]) -> Iterator[Found]:
+    """Hand findings on; content that is no image under the name of one becomes a problem."""
+    for found in findings:
+        if isinstance(found, NonImage) and found.kind not in _HONEST_KINDS:
+            name = (found.locator.member or found.locator.path).lower()
+            ending = next((end for end in _IMAGE_ENDINGS if name.endswith(end)), "")
+            if ending:
+                detail = f"The name ends in {ending}, but the content is no image ({found.kind})."
+                action = "Export or download the image again, or rename or remove the file."
+                yield Problem(found.locator, "not_an_image", detail, action)
+                continue
+        yield found
 
 
 def crashed(file: SeenFile, key: bytes) -> Iterator[Record]:

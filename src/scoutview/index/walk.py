@@ -9,7 +9,7 @@ from scoutview.base.errors import DataError
 from scoutview.base.files import TEMPORARY
 from scoutview.index.privacy import signature
 
-_READER = "1"
+_READER = "2"
 """Part of every signature; another number makes all files be read again."""
 
 
