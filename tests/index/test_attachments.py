@@ -12,7 +12,7 @@ from tests.index.dicoms import dataset, write_series
 from scoutview.base.errors import ConfigError, DataError, JoinError, RunError
 from scoutview.index.build import build_cohort
 from scoutview.index.cohort import Cohort
-from scoutview.index.config import IndexConfig, LabelmapFolder, LabelTable, ReportTable
+from scoutview.index.config import BoxSource, IndexConfig, LabelmapFolder, LabelTable, ReportTable
 from scoutview.index.summary import render, summarise
 
 NIFTI = Path(__file__).parent.parent / "assets" / "nifti"
@@ -96,6 +96,41 @@ def test_reports__from_a_table_and_from_files(tmp_path):
     (tmp_path / "t" / "3.txt").write_text("Fracture.")
     cohort = build(source, tmp_path / "c", reports=ReportTable(path=tmp_path / "t"))
     assert name_of(cohort, cohort.reports["image_id"][0]) == "3"
+
+
+def test_joins__rows_without_an_image_are_counted_and_told(tmp_path, caplog):
+    source = images(tmp_path / "s")
+    images(tmp_path / "m", ("1", "zeta9"))
+    (tmp_path / "l.csv").write_text("id,sick\n1,1\n2,0\nanna-7,1\nbert-8,0\n3,1\n")
+    (tmp_path / "b.csv").write_text(
+        "id,class,ymin,xmin,ymax,xmax\n1,a,1,1,2,2\nanna-7,a,1,1,2,2\nanna-7,a,1,1,3,3\n"
+    )
+    (tmp_path / "r.csv").write_text("id,text\n1,clear\n2,clear\n")
+    cohort = build(
+        source,
+        tmp_path / "c",
+        labels=(LabelTable(table=tmp_path / "l.csv"),),
+        boxes=(BoxSource(path=tmp_path / "b.csv", format="csv", id_column="id"),),
+        labelmaps=LabelmapFolder(folder=tmp_path / "m"),
+        reports=ReportTable(path=tmp_path / "r.csv"),
+    )
+    counts = {j["table"]: (j["matched"], j["rows"]) for j in cohort.content["joins"]}
+    assert counts == {
+        "label table": (3, 5),
+        "box table": (1, 3),
+        "labelmaps": (1, 2),
+        "report table": (2, 2),
+    }
+    details = problems(cohort).set_index("reason")["detail"]
+    assert set(details.index) == {"label_unmatched", "box_unmatched", "labelmap_unmatched"}
+    assert details["label_unmatched"] == (
+        "2 of 5 rows of the label table match no image, as AAAA-9, AAAA-9."
+    )
+    assert "2 of 3 rows of the box table match no image, as AAAA-9." in details["box_unmatched"]
+    assert "2 of 3 entries of the box table" in caplog.text
+    text = render(summarise(cohort))
+    for line in ("label table  matched 3 of 5 rows", "labelmaps    matched 1 of 2 files"):
+        assert line in text
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_boxes__voc_counts_pixels_from_one(tmp_path, cohort_of):
     text = """<annotation><object><name>n</name><bndbox><xmin>1</xmin><ymin>1</ymin>
     <xmax>1</xmax><ymax>2</ymax></bndbox></object></annotation>"""
     (tmp_path / "1.xml").write_text(text)
-    boxes, _ = join_boxes(BoxSource(path=tmp_path, format="voc"), *cohort_of)
+    boxes, _, _ = join_boxes(BoxSource(path=tmp_path, format="voc"), *cohort_of)
     assert boxes[CORNERS].to_numpy().tolist() == [[0, 0, 2, 1]]
 
 
@@ -61,7 +61,7 @@ def test_boxes__yolo_scales_with_each_image(tmp_path, cohort_of):
     (tmp_path / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (tmp_path / "2.txt").write_text("1 0.25 0.5 0.5 1 0.9\n")
     (tmp_path / "classes.txt").write_text("a\nb\n")
-    boxes, problems = join_boxes(BoxSource(path=tmp_path, format="yolo"), *cohort_of)
+    boxes, problems, _ = join_boxes(BoxSource(path=tmp_path, format="yolo"), *cohort_of)
     assert boxes[["label", *CORNERS]].to_numpy().tolist() == [
         ["a", 25, 50, 75, 150],
         ["b", 0, 0, 50, 40],
@@ -79,7 +79,7 @@ def test_boxes__outside_empty_and_wrong_sizes_are_problems(tmp_path, cohort_of):
         "2.png,a,,,,\n"
         "2.png,a,1,1,2,2\n"
     )
-    boxes, problems = join_boxes(BoxSource(path=path, format="csv"), *cohort_of)
+    boxes, problems, _ = join_boxes(BoxSource(path=path, format="csv"), *cohort_of)
     assert boxes[CORNERS].to_numpy().tolist() == [[10, 10, 20, 200], [1, 1, 2, 2]]
     assert [(p["image_id"], p["reason"]) for p in problems] == [
         ("i1", "box_outside"),
@@ -91,7 +91,7 @@ def test_boxes__outside_empty_and_wrong_sizes_are_problems(tmp_path, cohort_of):
         '"categories": [{"id": 1, "name": "a"}],'
         '"annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]}'
     )
-    boxes, problems = join_boxes(BoxSource(path=coco, format="coco"), *cohort_of)
+    boxes, problems, _ = join_boxes(BoxSource(path=coco, format="coco"), *cohort_of)
     assert len(boxes) == 0
     assert [p["reason"] for p in problems] == ["box_image_size"]
 

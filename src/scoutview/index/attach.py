@@ -17,7 +17,7 @@ from scoutview.base.errors import JoinError
 from scoutview.index import splits
 from scoutview.index.boxes import join_boxes
 from scoutview.index.config import ColumnSplit, HoldOut, IndexConfig, KFold, SourceSplit
-from scoutview.index.join import Keys, Match
+from scoutview.index.join import Keys, unmatched_problem
 from scoutview.index.labelmaps import join_labelmaps
 from scoutview.index.labels import Label, from_source, join_labels
 from scoutview.index.parts import read_parts
@@ -119,20 +119,24 @@ def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> 
         if joined.splits is not None:
             place = out.images["image_id"].map(joined.splits)
             out.images["split"] = place.where(place.notna(), out.images["split"])
-        _note(out, "labels", joined.match)
+        out.problems += unmatched_problem(joined.match, "label table")
+        _note(out, "label table", joined.match.kind, joined.match.matched, joined.match.total)
     for boxes_source in config.boxes:
-        boxes, problems = join_boxes(boxes_source, out.images, keys)
+        boxes, problems, match = join_boxes(boxes_source, out.images, keys)
         out.boxes = pd.concat([out.boxes, boxes], ignore_index=True) if len(out.boxes) else boxes
         out.problems += problems
+        _note(out, "box table", match.kind, match.matched, match.total)
     if config.labelmaps is not None:
         found = join_labelmaps(config.labelmaps, out.images, keys, key)
         out.private, out.problems = found.private, out.problems + found.problems
         have = {row["image_id"] for row in found.private}
         out.images["labelmap"] = out.images["image_id"].isin(have)
+        _note(out, "labelmaps", "stem", found.matched, found.matched + found.unmatched)
     if config.reports is not None:
-        out.reports, problems = join_reports(config.reports, out.images, keys)
+        out.reports, problems, match = join_reports(config.reports, out.images, keys)
         out.images["report"] = out.images["image_id"].isin(out.reports["image_id"])
         out.problems += problems
+        _note(out, "report table", match.kind, match.matched, match.total)
 
 
 def _add_labels(out: Attached, labels: list[Label], columns: pd.DataFrame) -> None:
@@ -154,16 +158,10 @@ def _add_patients(out: Attached, patients: pd.Series, key: bytes) -> None:
     out.patients |= {str(image): str(value) for image, value in patients.items()}
 
 
-def _note(out: Attached, what: str, match: Match) -> None:
-    out.joins.append(
-        {"table": what, "id": match.kind, "matched": match.matched, "rows": match.total}
-    )
-    if match.matched < match.total:
-        _LOG.warning(
-            "%d of %d rows of the label table match no image",
-            match.total - match.matched,
-            match.total,
-        )
+def _note(out: Attached, what: str, kind: str, matched: int, rows: int) -> None:
+    out.joins.append({"table": what, "id": kind, "matched": matched, "rows": rows})
+    if matched < rows:
+        _LOG.warning("%d of %d entries of the %s match no image", rows - matched, rows, what)
 
 
 def _split(out: Attached, config: IndexConfig) -> None:

@@ -14,7 +14,15 @@ import pandas as pd
 
 from scoutview.base.errors import JoinError, masked
 from scoutview.index.config import BoxSource
-from scoutview.index.join import Keys, best_column, match_table, read_table, require_column
+from scoutview.index.join import (
+    Keys,
+    Match,
+    best_column,
+    match_table,
+    read_table,
+    require_column,
+    unmatched_problem,
+)
 from scoutview.index.schema import BOXES
 
 _WHAT: Final = "box table"
@@ -25,7 +33,7 @@ _TOLERANCE: Final = 0.01
 
 def join_boxes(
     source: BoxSource, images: pd.DataFrame, keys: Keys
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+) -> tuple[pd.DataFrame, list[dict[str, Any]], Match]:
     """Read boxes and match them to the images.
 
     Args:
@@ -34,8 +42,8 @@ def join_boxes(
         keys: The original ids.
 
     Returns:
-        The table of boxes, clipped to their images, and problems: boxes outside or empty, and
-        images whose size is not what the file says.
+        The table of boxes, clipped to their images; problems: boxes outside, empty or without an
+        image, and images whose size is not what the file says; how the boxes matched.
 
     Raises:
         JoinError: No id matches, or the file cannot be read.
@@ -52,7 +60,8 @@ def join_boxes(
     if source.format == "yolo":
         boxes[["y0", "y1"]] = boxes[["y0", "y1"]].mul(boxes["height"], axis=0)
         boxes[["x0", "x1"]] = boxes[["x0", "x1"]].mul(boxes["width"], axis=0)
-    return _checked(boxes)
+    good, problems = _checked(boxes)
+    return good, problems + unmatched_problem(match, _WHAT), match
 
 
 def _checked(boxes: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

@@ -7,8 +7,9 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, cast
+from typing import Any, Final, cast
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,6 +67,11 @@ class Match:
     def total(self) -> int:
         """Rows of the table."""
         return len(self.ids)
+
+    @property
+    def unmatched(self) -> pd.Series:
+        """The ids of the rows that have no image."""
+        return self.ids[~np.isin(np.arange(self.total), self.pairs["row"])]
 
 
 class Keys:
@@ -232,6 +238,28 @@ def _refuse_ambiguous(found: Match, what: str) -> None:
             f"{len(several)} ids of the {what} match several images each, as {shown}; use paths"
             " below the source, or DICOM ids."
         )
+
+
+def unmatched_problem(match: Match, what: str) -> list[dict[str, Any]]:
+    """Return one problem for all rows of a table that match no image, none if there are none.
+
+    Args:
+        match: How the table fits.
+        what: What it is, two words as "box table"; the first names the reason.
+    """
+    ids = match.unmatched
+    if ids.empty:
+        return []
+    shown = ", ".join(_examples(ids))
+    return [
+        {
+            "file_id": "",
+            "image_id": "",
+            "reason": f"{what.split()[0]}_unmatched",
+            "detail": f"{len(ids)} of {match.total} rows of the {what} match no image, as {shown}.",
+            "action": "Add the images, correct the ids, or remove the rows.",
+        }
+    ]
 
 
 def refuse_conflicts(match: Match, values: pd.Series, what: str) -> None:

@@ -27,6 +27,9 @@ class Labelmaps:
     """Rows of the private table with status "labelmap"."""
     problems: list[dict[str, Any]] = field(default_factory=list)
     matched: int = 0
+    """Files that are named like an image."""
+    unmatched: int = 0
+    """Files with an image in them that are not."""
 
 
 def join_labelmaps(
@@ -60,7 +63,7 @@ def join_labelmaps(
         )
     sizes = images[["n_slices", "height", "width"]].to_numpy(dtype=int).tolist()
     shapes = dict(zip(images["image_id"], map(tuple, sizes), strict=True))
-    out = Labelmaps()
+    out = Labelmaps(matched=len(pairs))
     for image_id, number in zip(pairs["image_id"], pairs["file"], strict=True):
         _check(out, files[number], image_id, shapes[image_id], key)
     for number in sorted(set(range(len(files))) - set(pairs["file"])):
@@ -82,7 +85,6 @@ def _check(
             has = (1, *found.shape) if len(found.shape) == 2 else found.shape
             if has == shape and found.channels == 1:
                 out.private.append(row | {"status": "labelmap", "signature": 0})
-                out.matched += 1
                 return
             said = f"{'x'.join(map(str, found.shape))} with {found.channels} channels"
             out.problems.append(
@@ -119,6 +121,7 @@ def _unmatched(out: Labelmaps, file: SeenFile, key: bytes) -> None:
     for found in _probe(file):
         if isinstance(found, Header):
             row = _row(found, file, key)
+            out.unmatched += 1
             out.problems.append(
                 _problem(
                     row,

@@ -10,14 +10,22 @@ import pandas as pd
 
 from scoutview.base.errors import JoinError
 from scoutview.index.config import ReportTable
-from scoutview.index.join import Keys, match_table, read_table, refuse_conflicts, require_column
+from scoutview.index.join import (
+    Keys,
+    Match,
+    match_table,
+    read_table,
+    refuse_conflicts,
+    require_column,
+    unmatched_problem,
+)
 
 _WHAT: Final = "report table"
 
 
 def join_reports(
     source: ReportTable, images: pd.DataFrame, keys: Keys
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+) -> tuple[pd.DataFrame, list[dict[str, Any]], Match]:
     """Read reports and match them to the images.
 
     Args:
@@ -26,7 +34,8 @@ def join_reports(
         keys: The original ids.
 
     Returns:
-        Columns `image_id` and `text`, and a problem per image whose report is empty.
+        Columns `image_id` and `text`; a problem per image whose report is empty, and one for
+        reports without an image; how the reports matched.
 
     Raises:
         JoinError: No id matches, or an image has two different reports.
@@ -55,7 +64,7 @@ def join_reports(
         for image_id in empty["image_id"]
     ]
     whole = reports[reports["text"] != ""].sort_values("image_id", ignore_index=True)
-    return whole, problems
+    return whole, problems + unmatched_problem(match, _WHAT), match
 
 
 def _read_folder(source: ReportTable) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ class LabelCount:
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of a cohort, or of a view of one; the last three belong to the whole cohort."""
+    """Counts of a cohort, or of a view of one; the last four belong to the whole cohort."""
 
     images: int
     volumes: int
@@ -69,6 +69,8 @@ class Summary:
     non_images: Mapping[str, int]
     """Files without pixels, by kind."""
     files: int
+    joins: Sequence[Mapping[str, Any]]
+    """How each joined table matched: `table`, `id`, `matched`, `rows`."""
 
 
 _COUNTED: Final = (
@@ -108,6 +110,7 @@ def summarise(cohort: Cohort) -> Summary:
         problems=counts["problems"],
         non_images=counts["non_images"],
         files=counts["files"],
+        joins=cohort.content["joins"],
     )
 
 
@@ -217,6 +220,11 @@ def _label_lines(labels: Sequence[LabelCount]) -> list[str]:
     return lines
 
 
+def _join_line(join: Mapping[str, Any]) -> str:
+    unit = "file" if join["table"] == "labelmaps" else "row"
+    return f"{join['table']:<12} matched {join['matched']:,} of {_of(join['rows'], unit)}"
+
+
 def _extra_lines(s: Summary) -> list[str]:
     lines = [
         f"boxes        {_listed(s.boxes)}",
@@ -225,6 +233,7 @@ def _extra_lines(s: Summary) -> list[str]:
         f"files        {s.files:,} in the whole cohort",
         f"problems     {_listed(s.problems)}",
         f"not images   {_listed(s.non_images)}",
+        *(_join_line(join) for join in s.joins),
     ]
     warnings = {
         "say that text is burned into their pixels": s.burned_in,
