@@ -105,7 +105,7 @@ def test_joins__rows_without_an_image_are_counted_and_told(tmp_path, caplog):
     (tmp_path / "b.csv").write_text(
         "id,class,ymin,xmin,ymax,xmax\n1,a,1,1,2,2\nanna-7,a,1,1,2,2\nanna-7,a,1,1,3,3\n"
     )
-    (tmp_path / "r.csv").write_text("id,text\n1,clear\n2,clear\n")
+    (tmp_path / "r.csv").write_text("id,text\n1,clear\n2,clear\n2,clear\n")
     cohort = build(
         source,
         tmp_path / "c",
@@ -119,7 +119,7 @@ def test_joins__rows_without_an_image_are_counted_and_told(tmp_path, caplog):
         "label table": (3, 5),
         "box table": (1, 3),
         "labelmaps": (1, 2),
-        "report table": (2, 2),
+        "report table": (3, 3),
     }
     details = problems(cohort).set_index("reason")["detail"]
     assert set(details.index) == {"label_unmatched", "box_unmatched", "labelmap_unmatched"}
@@ -128,8 +128,13 @@ def test_joins__rows_without_an_image_are_counted_and_told(tmp_path, caplog):
     )
     assert "2 of 3 rows of the box table match no image, as AAAA-9." in details["box_unmatched"]
     assert "2 of 3 entries of the box table" in caplog.text
+    assert "1 of 3 rows of the report table name an image again" in caplog.text
     text = render(summarise(cohort))
-    for line in ("label table  matched 3 of 5 rows", "labelmaps    matched 1 of 2 files"):
+    for line in (
+        "label table  matched 3 of 5 rows",
+        "labelmaps    matched 1 of 2 files",
+        "matched 3 of 3 rows, 1 repeated",
+    ):
         assert line in text
 
 

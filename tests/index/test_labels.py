@@ -115,8 +115,17 @@ def test_join__an_accidental_match_of_few_values_is_not_trusted(tmp_path, keys):
 def test_join__two_values_for_one_image_are_an_error(tmp_path, keys):
     with pytest.raises(JoinError, match=r"more than once .* 999"):
         join_labels(table(tmp_path, "id,sick\n001,1\n001,0\n002,0\n"), keys)
-    same = join_labels(table(tmp_path, "id,sick\n001,1\n001,1\n002,0\n"), keys)
+    text = "who,file,sick\nP-1,001,1\nP-1,002,0\nP-2,003,0\n"
+    with pytest.raises(JoinError, match=r"keep one row per image\. Column 'file' comes nearest"):
+        join_labels(table(tmp_path, text, id_column="who"), keys)
+
+
+def test_join__rows_that_repeat_an_image_are_counted(tmp_path, keys):
+    same = join_labels(table(tmp_path, "id,sick\n001,1\n001,1\n002,0\n001,1\n"), keys)
     assert len(same.columns) == 2
+    assert same.match.repeated == 2
+    patients = join_labels(table(tmp_path, "who,sick\nP-1,1\nP-2,0\nP-1,1\n"), keys)
+    assert patients.match.repeated == 1, "one row, though it stands for two images"
 
 
 def test_join__a_name_of_several_images_is_an_error(tmp_path):
@@ -133,6 +142,9 @@ def test_join__unknown_values_are_an_error(tmp_path, keys):
     column = LabelColumn(name="type", classes=("glioma", "other"))
     with pytest.raises(JoinError, match="Known: glioma, other"):
         join_labels(table(tmp_path, "id,type\n001,gliom\n", columns=(column,)), keys)
+    text = "id,type,kind,grade\n001,gliom,glioma,2\n002,?,no,3\n"
+    with pytest.raises(JoinError, match=r"Column 'kind' comes nearest \(50% known values\)"):
+        join_labels(table(tmp_path, text, columns=(column,)), keys)
 
 
 def test_join__free_text_is_no_label(tmp_path, keys):

@@ -17,7 +17,7 @@ from scoutview.base.errors import JoinError
 from scoutview.index import splits
 from scoutview.index.boxes import join_boxes
 from scoutview.index.config import ColumnSplit, HoldOut, IndexConfig, KFold, SourceSplit
-from scoutview.index.join import Keys, unmatched_problem
+from scoutview.index.join import Keys, Match, unmatched_problem
 from scoutview.index.labelmaps import join_labelmaps
 from scoutview.index.labels import Label, from_source, join_labels
 from scoutview.index.parts import read_parts
@@ -120,7 +120,7 @@ def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> 
             place = out.images["image_id"].map(joined.splits)
             out.images["split"] = place.where(place.notna(), out.images["split"])
         out.problems += unmatched_problem(joined.match, "label table")
-        _note(out, "label table", joined.match.kind, joined.match.matched, joined.match.total)
+        _note_table(out, "label table", joined.match)
     for boxes_source in config.boxes:
         boxes, problems, match = join_boxes(boxes_source, out.images, keys)
         out.boxes = pd.concat([out.boxes, boxes], ignore_index=True) if len(out.boxes) else boxes
@@ -136,7 +136,7 @@ def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> 
         out.reports, problems, match = join_reports(config.reports, out.images, keys)
         out.images["report"] = out.images["image_id"].isin(out.reports["image_id"])
         out.problems += problems
-        _note(out, "report table", match.kind, match.matched, match.total)
+        _note_table(out, "report table", match)
 
 
 def _add_labels(out: Attached, labels: list[Label], columns: pd.DataFrame) -> None:
@@ -156,6 +156,19 @@ def _add_patients(out: Attached, patients: pd.Series, key: bytes) -> None:
     given = out.images["image_id"].map(pseudonyms)
     out.images["patient_id"] = given.where(given.notna(), out.images["patient_id"])
     out.patients |= {str(image): str(value) for image, value in patients.items()}
+
+
+def _note_table(out: Attached, what: str, match: Match) -> None:
+    """Note a table with one row per image; rows that say the same again are counted."""
+    _note(out, what, match.kind, match.matched, match.total)
+    out.joins[-1]["repeated"] = match.repeated
+    if match.repeated:
+        _LOG.warning(
+            "%d of %d rows of the %s name an image again, with the same values",
+            match.repeated,
+            match.total,
+            what,
+        )
 
 
 def _note(out: Attached, what: str, kind: str, matched: int, rows: int) -> None:

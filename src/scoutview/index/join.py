@@ -73,6 +73,11 @@ class Match:
         """The ids of the rows that have no image."""
         return self.ids[~np.isin(np.arange(self.total), self.pairs["row"])]
 
+    @property
+    def repeated(self) -> int:
+        """Rows whose image an earlier row has named."""
+        return int(self.pairs.loc[self.pairs["image_id"].duplicated(), "row"].nunique())
+
 
 class Keys:
     """Original ids of all images. Private: it holds names and ids in clear."""
@@ -213,13 +218,8 @@ def _scores(frame: pd.DataFrame, keys: Keys) -> dict[str, float]:
 
 
 def _no_match(frame: pd.DataFrame, keys: Keys, id_column: str | None, what: str) -> JoinError:
-    scores = {column: share for column, share in _scores(frame, keys).items() if share > 0}
-    scores.pop(id_column or "", None)
-    if scores:
-        near = max(scores, key=lambda column: scores[column])
-        hint = f"Column {near!r} comes nearest ({scores[near]:.0%}); name it as id_column."
-    else:
-        hint = "No column matches any id; check that table and images belong together."
+    hint = _nearest(frame, keys, id_column)
+    hint = hint or "No column matches any id; check that table and images belong together."
     tried = f"column {id_column!r}" if id_column else "any column"
     shown = _examples(frame[id_column or frame.columns[0]])
     return JoinError(
@@ -227,6 +227,16 @@ def _no_match(frame: pd.DataFrame, keys: Keys, id_column: str | None, what: str)
         f" but do not. In the table: {', '.join(shown)}; in the cohort:"
         f" {', '.join(keys.examples())}. {hint}"
     )
+
+
+def _nearest(frame: pd.DataFrame, keys: Keys, without: str | None) -> str:
+    """Name the column whose ids fit the cohort best besides one, "" if none fits at all."""
+    scores = {column: share for column, share in _scores(frame, keys).items() if share > 0}
+    scores.pop(without or "", None)
+    if not scores:
+        return ""
+    near = max(scores, key=lambda column: scores[column])
+    return f"Column {near!r} comes nearest ({scores[near]:.0%}); name it as id_column."
 
 
 def _refuse_ambiguous(found: Match, what: str) -> None:
@@ -262,25 +272,30 @@ def unmatched_problem(match: Match, what: str) -> list[dict[str, Any]]:
     ]
 
 
-def refuse_conflicts(match: Match, values: pd.Series, what: str) -> None:
+def refuse_conflicts(
+    match: Match, values: pd.Series, frame: pd.DataFrame, keys: Keys, what: str
+) -> None:
     """Check that no image gets two different values.
 
     Args:
         match: Which images the rows of the table are.
         values: Per row of the table.
+        frame: The table, where another column may hold better ids.
+        keys: The original ids.
         what: What the table is.
 
     Raises:
-        JoinError: An image does.
+        JoinError: An image does; the id column that comes nearest is named.
     """
     table = match.pairs.assign(value=values.iloc[match.pairs["row"]].to_numpy())
     counts = table.groupby("image_id")["value"].nunique(dropna=False)
     wrong = table[table["image_id"].isin(counts[counts > 1].index)]
     if len(wrong):
         shown = ", ".join(_examples(match.ids.iloc[wrong["row"]]))
+        hint = _nearest(frame, keys, str(match.ids.name)) or "No other column matches any id."
         raise JoinError(
             f"{int((counts > 1).sum())} images stand more than once in the {what} with different"
-            f" values of {str(values.name)!r}, as {shown}; keep one row per image."
+            f" values of {str(values.name)!r}, as {shown}; keep one row per image. {hint}"
         )
 
 

@@ -4,7 +4,7 @@ A binary label holds 1, 0, NaN (missing) or -1 (uncertain); a multi-class label 
 name, "" where missing. What uncertain means is decided when targets are made, not at the join.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -35,6 +35,8 @@ _WORDS: Final = {
     "-1": UNCERTAIN, "-1.0": UNCERTAIN, "u": UNCERTAIN, "uncertain": UNCERTAIN,
     "": np.nan, "nan": np.nan, "na": np.nan, "n/a": np.nan, "none": np.nan, "null": np.nan,
 }  # fmt: skip
+_MISSING: Final = frozenset(word for word, value in _WORDS.items() if np.isnan(value))
+_BINARY: Final = ("0", "1", "-1", "u", "(empty)")
 _MOST_CLASSES: Final = 200
 _LONGEST_CLASS: Final = 60
 _SPLITS: Final = {
@@ -166,14 +168,14 @@ def join_labels(source: LabelTable, keys: Keys) -> Joined:
     match = match_table(frame, keys, source.id_column, what)
     labels, columns = _label_columns(frame, source, str(match.ids.name))
     for name in columns:
-        refuse_conflicts(match, columns[name], what)
+        refuse_conflicts(match, columns[name], frame, keys, what)
     once = match.pairs.drop_duplicates("image_id")
     joined = columns.iloc[once["row"]].set_axis(once["image_id"].to_numpy(), axis=0)
     return Joined(
         labels=labels,
         columns=joined,
-        splits=_by_image(frame, source.split_column, match, _SPLITS),
-        patients=_by_image(frame, source.patient_column, match, None),
+        splits=_by_image(frame, source.split_column, match, keys, _SPLITS),
+        patients=_by_image(frame, source.patient_column, match, keys, None),
         match=match,
     )
 
@@ -182,6 +184,7 @@ def _by_image(
     frame: pd.DataFrame,
     column: str | None,
     match: Match,
+    keys: Keys,
     words: dict[str, str] | None,
 ) -> pd.Series | None:
     if column is None:
@@ -197,7 +200,7 @@ def _by_image(
                 f" {strange.nunique()} other words."
             )
         values = values.map(words)
-    refuse_conflicts(match, values, "label table")
+    refuse_conflicts(match, values, frame, keys, "label table")
     once = match.pairs.drop_duplicates("image_id")
     return values.iloc[once["row"]].set_axis(once["image_id"].to_numpy())
 
@@ -208,10 +211,11 @@ def _label_columns(
     taken = {id_column, source.patient_column, source.split_column}
     labels: list[Label] = []
     columns: dict[str, pd.Series] = {}
+    others = frame.drop(columns=[name for name in taken if name in frame.columns])
     for wanted in source.columns or _binary_columns(frame, taken):
         column = wanted if isinstance(wanted, LabelColumn) else _typed(frame, wanted)
         require_column(frame, column.name, "label table")
-        for label, values in _read_column(frame[column.name], column):
+        for label, values in _read_column(frame[column.name], column, others):
             if label.name in INDEX.names:
                 raise JoinError(
                     f"The label {label.name!r} has the name of a column of the index; rename it in"
@@ -244,31 +248,38 @@ def _typed(frame: pd.DataFrame, name: str) -> LabelColumn:
     return LabelColumn(name=name, kind="binary" if _is_binary(frame[name]) else "multiclass")
 
 
-def _read_column(values: pd.Series, column: LabelColumn) -> list[tuple[Label, pd.Series]]:
+def _read_column(
+    values: pd.Series, column: LabelColumn, others: pd.DataFrame
+) -> list[tuple[Label, pd.Series]]:
     values = values.str.strip()
     if column.kind == "binary":
         words = values.str.lower()
-        _refuse_unknown(values, words.isin(list(_WORDS)), column, ("0", "1", "-1", "u", "(empty)"))
+        _refuse_unknown(values, _fits_binary, column, _BINARY, others)
         return [(Label(column.name, "binary"), words.map(_WORDS).astype(np.float64))]
     if column.kind == "multilabel":
-        return _read_multilabel(values, column)
+        return _read_multilabel(values, column, others)
     values = values.where(~values.str.lower().isin(["nan", "na", "n/a"]), "")
     classes = column.classes or tuple(sorted(set(values) - {""}))
     _refuse_text(classes, column)
-    _refuse_unknown(values, values.isin([*classes, ""]), column, classes)
+    _refuse_unknown(values, lambda cells: cells.isin([*classes, ""]), column, classes, others)
     return [(Label(column.name, "multiclass", classes), values)]
 
 
-def _read_multilabel(values: pd.Series, column: LabelColumn) -> list[tuple[Label, pd.Series]]:
-    cells = [
-        {word.strip() for word in cell.split(column.separator)} - {"", column.negative}
-        for cell in values
-    ]
+def _read_multilabel(
+    values: pd.Series, column: LabelColumn, others: pd.DataFrame
+) -> list[tuple[Label, pd.Series]]:
+    def findings(cell: str) -> set[str]:
+        return {word.strip() for word in cell.split(column.separator)} - {"", column.negative}
+
+    cells = [findings(cell) for cell in values]
     found = tuple(sorted(set().union(*cells)))
     classes = column.classes or found
     _refuse_text(classes, column)
-    fits = pd.Series([cell <= set(classes) for cell in cells], index=values.index)
-    _refuse_unknown(values, fits, column, classes)
+
+    def fits(texts: pd.Series) -> pd.Series:
+        return texts.map(lambda text: findings(text) <= set(classes)).astype(bool)
+
+    _refuse_unknown(values, fits, column, classes, others)
     empty = (values == "").to_numpy()
     out = []
     for name in classes:
@@ -278,16 +289,38 @@ def _read_multilabel(values: pd.Series, column: LabelColumn) -> list[tuple[Label
     return out
 
 
+def _fits_binary(values: pd.Series) -> pd.Series:
+    return values.str.lower().isin(list(_WORDS))
+
+
 def _refuse_unknown(
-    values: pd.Series, fits: pd.Series, column: LabelColumn, classes: Sequence[str]
+    values: pd.Series,
+    fits: Callable[[pd.Series], pd.Series],
+    column: LabelColumn,
+    classes: Sequence[str],
+    others: pd.DataFrame,
 ) -> None:
-    strange = values[~fits].drop_duplicates()
+    strange = values[~fits(values)].drop_duplicates()
     if len(strange):
         shown = ", ".join(masked(value) for value in strange.head(3))
         raise JoinError(
             f"Column {column.name!r} of the label table holds {len(strange)} unknown values, as"
             f" {shown}. Known: {', '.join(classes)}. Correct them, or list them as classes."
+            f" {_nearest_label(fits, others.drop(columns=column.name, errors='ignore'))}"
         )
+
+
+def _nearest_label(fits: Callable[[pd.Series], pd.Series], others: pd.DataFrame) -> str:
+    """Name the column that holds most of the known values, if any."""
+    shares = {}
+    for name in others:
+        known = others[name].str.strip()
+        known = known[~known.str.lower().isin(list(_MISSING))]
+        shares[str(name)] = float(fits(known).mean()) if len(known) else 0.0
+    near = max(shares, key=lambda name: shares[name], default="")
+    if not near or shares[near] == 0:
+        return "No other column holds known values."
+    return f"Column {near!r} comes nearest ({shares[near]:.0%} known values)."
 
 
 def _refuse_text(classes: Sequence[str], column: LabelColumn) -> None:

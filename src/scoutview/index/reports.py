@@ -46,7 +46,7 @@ def join_reports(
     require_column(frame, column, _WHAT)
     match = match_table(frame, keys, id_column, _WHAT)
     text = frame[column].str.strip()
-    refuse_conflicts(match, text, _WHAT)
+    refuse_conflicts(match, text, frame, keys, _WHAT)
     pairs = match.pairs.drop_duplicates("image_id")
     reports = pd.DataFrame(
         {"image_id": pairs["image_id"].to_numpy(), "text": text.iloc[pairs["row"]].to_numpy()}

@@ -70,7 +70,7 @@ class Summary:
     """Files without pixels, by kind."""
     files: int
     joins: Sequence[Mapping[str, Any]]
-    """How each joined table matched: `table`, `id`, `matched`, `rows`."""
+    """How each joined table matched: `table`, `id`, `matched`, `rows`, and `repeated` rows."""
 
 
 _COUNTED: Final = (
@@ -222,7 +222,8 @@ def _label_lines(labels: Sequence[LabelCount]) -> list[str]:
 
 def _join_line(join: Mapping[str, Any]) -> str:
     unit = "file" if join["table"] == "labelmaps" else "row"
-    return f"{join['table']:<12} matched {join['matched']:,} of {_of(join['rows'], unit)}"
+    again = f", {join['repeated']:,} repeated" if join.get("repeated") else ""
+    return f"{join['table']:<12} matched {join['matched']:,} of {_of(join['rows'], unit)}{again}"
 
 
 def _extra_lines(s: Summary) -> list[str]:
