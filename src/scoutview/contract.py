@@ -6,7 +6,7 @@ Methods and tasks are `Objective`s. The loop calls `forward`, steps the optimise
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -72,6 +72,9 @@ class Objective(nn.Module):
     """
 
     backbone: "Backbone"
+    self_supervised: ClassVar[bool] = True
+    """Whether the loss comes from the images alone; False for what learns from labels. Only
+    self-supervised training can collapse, so only it is watched for collapse."""
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the loss of one batch."""

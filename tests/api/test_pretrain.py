@@ -16,8 +16,11 @@ from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import store
 from scoutview.base.errors import ConfigError, RunError
+from scoutview.contract import StepOutput
 from scoutview.methods import METHODS, config_class
+from scoutview.methods.simclr import SimCLR
 from scoutview.nn.backbones import BackboneConfig, build_backbone
+from scoutview.nn.losses.contrastive import nt_xent
 from scoutview.results.run import RunFolder
 from scoutview.store.reader import MANIFEST
 from scoutview.train.loop import fit
@@ -125,6 +128,32 @@ def test_pretrain__a_written_value_is_refused_not_changed(cohort, tmp_path):
     with pytest.raises(ConfigError, match="largest that works is 96"):
         pretrain(cohort, "simclr", tmp_path / "run", config=tiny_config(batch_size=128))
     assert not (tmp_path / "run").exists()
+
+
+class RenamedHead(SimCLR):
+    """A self-supervised method whose head has a name of its own."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.head = self.projector
+        del self.projector
+
+    def forward(self, batch, progress):
+        features = self.backbone(torch.cat(batch.views))
+        return StepOutput(nt_xent(*self.head(features).chunk(2), temperature=0.1))
+
+
+def test_pretrain__watches_every_self_supervised_objective(cohort, tmp_path, monkeypatch):
+    def planted(name, backbone, config, **arguments):
+        return RenamedHead(backbone, config, **arguments)
+
+    config = tiny_config(epochs=None, samples=16, batch_size=8, probe_every=None)
+    monkeypatch.setattr("scoutview.api.pretrain.build", planted)
+    run = RunFolder.open(pretrain(cohort, "simclr", tmp_path / "run", config=config))
+    assert run.summary()["alarms"] == ["batch_too_small"]
+    monkeypatch.undo()
+    run = RunFolder.open(pretrain(cohort, "supervised", tmp_path / "labels", config=config))
+    assert run.summary()["alarms"] == []
 
 
 def run_and_die(cohort, folder, at):

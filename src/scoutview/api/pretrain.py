@@ -313,7 +313,6 @@ def _train(plan: _Plan, run: RunFolder, fabric: Fabric, *, resume: bool) -> Path
         return widen(batch, channels=channels, mean=config.mean, std=config.std, dtype=dtype)
 
     size = len(plan.samples)
-    learns_alone = hasattr(objective, "projector")  # the word of all self-supervised methods
     monitor = CollapseMonitor(
         batch_size=config.part_size * fabric.world_size,
         dataset_size=size,
@@ -335,7 +334,7 @@ def _train(plan: _Plan, run: RunFolder, fabric: Fabric, *, resume: bool) -> Path
             fabric=fabric,
             dataset_size=size,
             prepare=prepare,
-            monitor=monitor if learns_alone else None,
+            monitor=monitor if objective.self_supervised else None,
             probes=_probes(plan, prepare, fabric),
             resume=resume,
         )

@@ -5,6 +5,8 @@ Deviations: none. Labels that are missing are left out of the loss; how uncertai
 decided when targets are made.
 """
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -34,6 +36,8 @@ class SupervisedConfig(MethodConfig):
 
 class Supervised(Objective):
     """See the module docstring."""
+
+    self_supervised: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 Source: Irvin et al., 2019, arXiv:1901.07031, section 4.1 (missing and uncertain labels).
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -33,6 +33,8 @@ class ClassificationConfig(Config):
 
 class Classification(Objective):
     """See the module docstring."""
+
+    self_supervised: ClassVar[bool] = False
 
     def __init__(
         self, backbone: Backbone, config: ClassificationConfig, *, labels: LabelSpec
