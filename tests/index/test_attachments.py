@@ -101,7 +101,7 @@ def test_reports__from_a_table_and_from_files(tmp_path):
 def test_joins__rows_without_an_image_are_counted_and_told(tmp_path, caplog):
     source = images(tmp_path / "s")
     images(tmp_path / "m", ("1", "zeta9"))
-    (tmp_path / "l.csv").write_text("id,sick\n1,1\n2,0\nanna-7,1\nbert-8,0\n3,1\n")
+    (tmp_path / "l.csv").write_text("id,sick,site\n1,1,a\n2,0,b\nanna-7,1,c\nbert-8,0,d\n3,1,e\n")
     (tmp_path / "b.csv").write_text(
         "id,class,ymin,xmin,ymax,xmax\n1,a,1,1,2,2\nanna-7,a,1,1,2,2\nanna-7,a,1,1,3,3\n"
     )
@@ -121,6 +121,8 @@ def test_joins__rows_without_an_image_are_counted_and_told(tmp_path, caplog):
         "labelmaps": (1, 2),
         "report table": (3, 3),
     }
+    first = cohort.content["joins"][0]
+    assert (first["taken"], first["ignored"]) == (["sick"], ["site"])
     details = problems(cohort).set_index("reason")["detail"]
     assert set(details.index) == {"label_unmatched", "box_unmatched", "labelmap_unmatched"}
     assert details["label_unmatched"] == (

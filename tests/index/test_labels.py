@@ -147,6 +147,19 @@ def test_join__unknown_values_are_an_error(tmp_path, keys):
         join_labels(table(tmp_path, text, columns=(column,)), keys)
 
 
+def test_join__one_bad_cell_does_not_drop_a_label(tmp_path, keys, caplog):
+    text = "id,ill,sick,site\n001,1,1,a\n002,0,ja 7,b\n003,1,0,c\n004,0,,d\n"
+    with pytest.raises(JoinError, match=r"'sick' .* as AA 9\..*'ill' comes nearest \(100%"):
+        join_labels(table(tmp_path, text), keys)
+    joined = join_labels(table(tmp_path, text, columns=("ill",)), keys)
+    assert joined.ignored == ["sick", "site"]
+    assert not caplog.records, "who names columns knows what is left out"
+    # Half of the known cells is not more than half.
+    text = "id,ill,grade\n001,1,1\n002,0,2\n003,1,\n004,0,\n"
+    assert join_labels(table(tmp_path, text), keys).ignored == ["grade"]
+    assert "not taken as labels: grade" in caplog.text
+
+
 def test_join__free_text_is_no_label(tmp_path, keys):
     text = "id,story\n001," + "a long story " * 8 + "\n002,short\n"
     with pytest.raises(JoinError, match="free text"):

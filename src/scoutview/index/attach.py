@@ -121,6 +121,7 @@ def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> 
             out.images["split"] = place.where(place.notna(), out.images["split"])
         out.problems += unmatched_problem(joined.match, "label table")
         _note_table(out, "label table", joined.match)
+        out.joins[-1] |= {"taken": list(joined.columns), "ignored": joined.ignored}
     for boxes_source in config.boxes:
         boxes, problems, match = join_boxes(boxes_source, out.images, keys)
         out.boxes = pd.concat([out.boxes, boxes], ignore_index=True) if len(out.boxes) else boxes

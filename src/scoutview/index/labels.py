@@ -4,6 +4,7 @@ A binary label holds 1, 0, NaN (missing) or -1 (uncertain); a multi-class label 
 name, "" where missing. What uncertain means is decided when targets are made, not at the join.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
@@ -24,6 +25,8 @@ from scoutview.index.join import (
 )
 from scoutview.index.schema import INDEX
 
+_LOG = logging.getLogger(__name__)
+
 Policy = Literal["ones", "zeros", "ignore"]
 """What an uncertain label counts as: present (U-Ones), absent (U-Zeros) or missing."""
 
@@ -37,6 +40,9 @@ _WORDS: Final = {
 }  # fmt: skip
 _MISSING: Final = frozenset(word for word, value in _WORDS.items() if np.isnan(value))
 _BINARY: Final = ("0", "1", "-1", "u", "(empty)")
+_MOSTLY: Final = 0.5
+"""Share of yes and no among the known cells above which a column is a label."""
+
 _MOST_CLASSES: Final = 200
 _LONGEST_CLASS: Final = 60
 _SPLITS: Final = {
@@ -77,6 +83,8 @@ class Joined:
     patients: pd.Series | None
     """Original patient id per image, if the table has one."""
     match: Match
+    ignored: list[str]
+    """Columns that were not taken."""
 
 
 def targets(table: pd.DataFrame, labels: Sequence[Label], policy: Policy) -> NDArray[np.float64]:
@@ -166,7 +174,7 @@ def join_labels(source: LabelTable, keys: Keys) -> Joined:
     what = "label table"
     frame = read_table(source.table, what)
     match = match_table(frame, keys, source.id_column, what)
-    labels, columns = _label_columns(frame, source, str(match.ids.name))
+    labels, columns, ignored = _label_columns(frame, source, str(match.ids.name))
     for name in columns:
         refuse_conflicts(match, columns[name], frame, keys, what)
     once = match.pairs.drop_duplicates("image_id")
@@ -177,6 +185,7 @@ def join_labels(source: LabelTable, keys: Keys) -> Joined:
         splits=_by_image(frame, source.split_column, match, keys, _SPLITS),
         patients=_by_image(frame, source.patient_column, match, keys, None),
         match=match,
+        ignored=ignored,
     )
 
 
@@ -207,12 +216,17 @@ def _by_image(
 
 def _label_columns(
     frame: pd.DataFrame, source: LabelTable, id_column: str
-) -> tuple[list[Label], pd.DataFrame]:
+) -> tuple[list[Label], pd.DataFrame, list[str]]:
     taken = {id_column, source.patient_column, source.split_column}
     labels: list[Label] = []
     columns: dict[str, pd.Series] = {}
     others = frame.drop(columns=[name for name in taken if name in frame.columns])
-    for wanted in source.columns or _binary_columns(frame, taken):
+    chosen = source.columns or _binary_columns(others)
+    names = {wanted.name if isinstance(wanted, LabelColumn) else wanted for wanted in chosen}
+    ignored = [str(name) for name in others.columns if name not in names]
+    if ignored and not source.columns:
+        _LOG.warning("columns of the label table not taken as labels: %s", ", ".join(ignored))
+    for wanted in chosen:
         column = wanted if isinstance(wanted, LabelColumn) else _typed(frame, wanted)
         require_column(frame, column.name, "label table")
         for label, values in _read_column(frame[column.name], column, others):
@@ -228,19 +242,28 @@ def _label_columns(
             "No column of the label table holds only 0, 1, -1, u and missing values; name the label"
             f" columns. It has: {', '.join(str(name) for name in frame.columns)}."
         )
-    return labels, pd.DataFrame(columns, index=frame.index)
+    return labels, pd.DataFrame(columns, index=frame.index), ignored
 
 
-def _binary_columns(frame: pd.DataFrame, taken: set[str | None]) -> list[str]:
-    return [
-        str(name)
-        for name in frame.columns
-        if name not in taken and _is_binary(frame[name]) and (frame[name] != "").any()
-    ]
+def _binary_columns(others: pd.DataFrame) -> list[str]:
+    """Take the columns of yes and no.
+
+    Raises:
+        JoinError: A column is mostly so; dropping it for a few cells would hide a label.
+    """
+    chosen = []
+    for name in map(str, others.columns):
+        values = others[name].str.strip()
+        known = values[~values.str.lower().isin(list(_MISSING))]
+        if len(known) and _fits_binary(known).mean() > _MOSTLY:
+            column = LabelColumn(name=name, kind="binary")
+            _refuse_unknown(values, _fits_binary, column, _BINARY, others)
+            chosen.append(name)
+    return chosen
 
 
 def _is_binary(values: pd.Series) -> bool:
-    return bool(values.str.strip().str.lower().isin(list(_WORDS)).all())
+    return bool(_fits_binary(values.str.strip()).all())
 
 
 def _typed(frame: pd.DataFrame, name: str) -> LabelColumn:
@@ -305,7 +328,8 @@ def _refuse_unknown(
         shown = ", ".join(masked(value) for value in strange.head(3))
         raise JoinError(
             f"Column {column.name!r} of the label table holds {len(strange)} unknown values, as"
-            f" {shown}. Known: {', '.join(classes)}. Correct them, or list them as classes."
+            f" {shown}. Known: {', '.join(classes)}. Correct them, list them as classes, or"
+            " name the label columns without it in columns."
             f" {_nearest_label(fits, others.drop(columns=column.name, errors='ignore'))}"
         )
 
