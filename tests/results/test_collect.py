@@ -81,6 +81,22 @@ def test_collect__refuses_runs_on_other_test_images(study):
         collect([study.path])
 
 
+def trained_on(study, arm, seed, digest):
+    run = add_run(study, arm, 1.0, seed, scores(seed + (10 if arm == "random" else 20)))
+    run.finish({"epoch_choice": "last", "train_images_sha256": digest})
+
+
+def test_collect__refuses_arms_that_learnt_from_other_images(study):
+    trained_on(study, "random", 0, "aa")
+    trained_on(study, "SimCLR", 0, "aa")
+    trained_on(study, "random", 1, "bb")  # another seed draws another subset
+    notes = collect([study.path]).notes
+    assert any(note.startswith("4 of 7 runs do not state which images") for note in notes)
+    trained_on(study, "SimCLR", 1, "cc")
+    with pytest.raises(DataError, match=r"random.*seed1 and SimCLR.*seed1 learnt from different"):
+        collect([study.path])
+
+
 def test_collect__takes_single_runs(tmp_path):
     for seed in (0, 1):
         config = {"initialisation": "mine", "method": "fine_tune", "fraction": 0.5, "seed": seed}

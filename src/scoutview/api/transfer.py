@@ -1,5 +1,6 @@
 """`transfer`: cohort, task and initialisation in; a study of one run per label subset out."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -459,9 +460,15 @@ def _run(
     else:
         result = fit_classifier(mode, pixels_of(images, cache=cache), images, cell)
     run.write_predictions(predictions(images, cell, result))
-    run.finish(result.summary)
+    run.finish(result.summary | {"train_images_sha256": _digest(images, cell)})
     if not (isinstance(mode, FineTune) and mode.keep_checkpoints):
         remove_checkpoints(run)
+
+
+def _digest(images: Images, cell: Cell) -> str:
+    """Fingerprint of the training images: what is compared must have learnt from the same."""
+    ids = sorted(images.table["image_id"].iloc[cell.train])
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
 def _run_values(study: Study, start: Start, cell: Cell, config: TransferConfig) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def collect(
     Raises:
         RunError: A folder holds neither, or a run did not finish.
         DataError: Two runs share arm, fraction, fold and seed, or predict the same to the last bit,
-            or predict other test images than the rest.
+            or predict other test images than the rest, or learnt from other training images at the
+            same fraction, fold and seed.
     """
     found: list[tuple[Initialisation, StudyRun, RunFolder]] = []
     studies: list[Study] = []
@@ -131,6 +132,7 @@ def collect(
     _refuse_equal_seeds(runs)
     runs, copies = _without_copies(runs, count_copies_once)
     _refuse_other_images(runs)
+    copies += _refuse_other_training(runs)
     title = next((s.content.title for s in studies if s.content.title), "") or "Comparison of runs"
     known = [note for study in studies for note in study.content.details.get("notes", [])]
     return Collection(
@@ -258,3 +260,28 @@ def _refuse_other_images(runs: Sequence[ComparedRun]) -> None:
                 f"{run.folder.name} and {first[run.entry.fold].folder.name} were tested on"
                 " different images or targets; runs can only be compared on the same test set."
             )
+
+
+def _refuse_other_training(runs: Sequence[ComparedRun]) -> list[str]:
+    """Compare the fingerprints of training images; return a note on runs that have none."""
+    first: dict[tuple[float, int, int], ComparedRun] = {}
+    unknown = 0
+    for run in runs:
+        digest = run.summary.get("train_images_sha256")
+        if digest is None:
+            unknown += 1
+            continue
+        place = (run.entry.fraction, run.entry.fold, run.entry.seed)
+        other = first.setdefault(place, run)
+        if digest != other.summary["train_images_sha256"]:
+            raise DataError(
+                f"{other.folder.name} and {run.folder.name} learnt from different training images"
+                f" at {run.entry.fraction:g} of the labels with seed {run.entry.seed}; arms can"
+                " only be compared on the same label subsets: repeat one with the other's settings."
+            )
+    if not unknown:
+        return []
+    return [
+        f"{unknown} of {len(runs)} runs do not state which images they learnt from, so nobody"
+        " checked that arms share their label subsets."
+    ]
