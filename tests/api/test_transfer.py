@@ -1,5 +1,7 @@
+import hashlib
 import importlib.resources
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -155,6 +157,12 @@ def test_transfer__gives_every_initialisation_the_same_subset(cohort, tmp_path, 
     ):
         config = TransferConfig(mode=mode, **settings)
         transfer(cohort, "classification", initialisation, tmp_path / initialisation, config)
+    digests = [
+        [run.summary()["train_images_sha256"] for _, run in Study.open(tmp_path / name).runs()]
+        for name in ("random", "raw_pixels")
+    ]
+    expected = [hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest() for _, ids in seen]
+    assert digests[0] + digests[1] == expected
     assert seen[:2] == seen[2:]
     assert seen[0][1] != seen[1][1]
 
@@ -212,7 +220,24 @@ def test_transfer__stops_early_and_tests_the_chosen_epoch(cohort, tmp_path, monk
     summary = run.summary()
     assert (summary["chosen_epoch"], summary["epochs"]) == (2, 4)
     assert summary["epoch_choice"] == "validation"
+    assert summary["time_s"] == run.metrics()["time_s"].iloc[-1]
     assert run.metrics()["val_auc"].dropna().tolist() == [0.7, 0.9, 0.8, 0.8]
+
+
+def test_transfer__counts_the_time_before_a_resume(cohort, tmp_path, monkeypatch):
+    original = transfer_runs.fit
+    monkeypatch.setattr(
+        transfer_runs, "fit", lambda *a, **k: replace(original(*a, **k), time_s=1234.5)
+    )
+    fit = FitConfig(
+        epochs=1, batch_size=32, optimizer=AdamConfig(lr=1e-3, lr_per=None), progress=False
+    )
+    config = TransferConfig(
+        **SHARED | {"fractions": (0.2,), "seeds": (0,), "mode": fine_tune(fit=fit)}
+    )
+    study = Study.open(transfer(cohort, "classification", "random", tmp_path / "s", config))
+    ((_, run),) = study.runs()
+    assert run.summary()["time_s"] == 1234.5
 
 
 def test_transfer__refuses_copies_across_the_split(leaking, tmp_path):

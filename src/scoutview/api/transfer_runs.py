@@ -264,9 +264,8 @@ def fit_network(
         seed=cell.seed,
         threads=evaluation.threads,
     )
-    start_s = time.perf_counter()
     try:
-        fit(
+        time_s = fit(
             objective,
             _Stopping(source, selection),
             config,
@@ -276,8 +275,9 @@ def fit_network(
             prepare=prepare,
             probes=[selection],
             resume=resume,
-        )
+        ).time_s
     except _Enough:
+        time_s = float(run.metrics()["time_s"].iloc[-1])  # the validation that stopped it
         log.info("%s: validation has not improved for %s epochs.", run.name, mode.patience)
     selection.restore(objective)
     epochs = max(selection.history)
@@ -293,7 +293,7 @@ def fit_network(
         "epochs": epochs,
         "validation_auc": selection.history[selection.best],
         "samples_seen": epochs * per_epoch * config.batch_size,
-        "time_s": time.perf_counter() - start_s,
+        "time_s": time_s,
         "notes": notes,
     }
     _write_backbone(objective.backbone, run)
