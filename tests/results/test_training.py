@@ -1,5 +1,6 @@
 import pandas as pd
 
+from scoutview.results.display import MISSING
 from scoutview.results.training import convergence, convergence_table, duration
 
 
@@ -40,3 +41,16 @@ def test_convergence__within_an_epoch_counts_as_that_epoch():
     half = metrics([0.5, 0.99, 1.0]).assign(epoch=[0.5, 1.5, 2.0])
     _, (found,) = convergence({"net": half})
     assert (found.epoch, found.epochs, found.samples_seen) == (2, 2, 200)
+
+
+def test_convergence_table__shows_no_epoch_of_fewer_than_three_measurements():
+    few, many = metrics([0.9, 0.91]).assign(epoch=[5.0, 10.0]), metrics([0.1, 0.2, 0.3])
+    _, found = convergence({"few": few, "many": many})
+    table = convergence_table("knn_auc", found)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["few"][1:3] == ("not shown: 2 measured", "2, every 5 epochs")
+    assert set(rows["few"][3:]) == {MISSING}
+    assert rows["many"][1:3] == ("3 of 3", "3, every epoch")
+    assert "Fewer than 3 measurements" in table.caption
+    _, alone = convergence({"few": few})
+    assert "Speed-up" not in convergence_table("knn_auc", alone).caption

@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 
 from scoutview.results.collect import Collection
-from scoutview.results.display import MISSING, DisplayTable, number
+from scoutview.results.display import MISSING, DisplayTable, aligned, number
 from scoutview.results.run import RunFolder
 from scoutview.stats.convergence import convergence_epoch, speed_up
 
 PROBES: Final = {"knn_auc": "kNN AUC of the probe", "linear_auc": "AUC of the linear probe"}
 """Measures that say how good the backbone is, in order of preference."""
+
+FEWEST: Final = 3
+"""Measurements below which a convergence epoch would say only when somebody looked."""
 
 MEASURES: Final = {
     **PROBES,
@@ -38,6 +41,15 @@ class Convergence:
     """At that epoch."""
     time_s: float
     """At that epoch."""
+    measurements: int
+    """Epochs at which the run was probed."""
+    interval: int
+    """Most epochs between two probes: the epoch is known no better than that."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there are measurements enough to speak of convergence."""
+        return self.measurements >= FEWEST
 
 
 def pretraining_runs(collection: Collection) -> dict[str, RunFolder]:
@@ -87,36 +99,46 @@ def _converged(arm: str, metrics: pd.DataFrame, key: str) -> Convergence:
         epochs=int(np.ceil(metrics["epoch"].max())),
         samples_seen=int(there["samples_seen"]),
         time_s=float(there["time_s"]),
+        measurements=len(np.unique(epochs)),
+        interval=int(np.diff(np.unique(epochs), prepend=0).max()),
     )
 
 
 def convergence_table(key: str, found: list[Convergence]) -> DisplayTable:
     """Show convergence, with the slowest run as the reference of the speed-up."""
-    slowest = max(found, key=lambda c: c.epoch)
-    rows = []
-    for c in sorted(found, key=lambda c: c.epoch):
-        faster = MISSING if c is slowest else f"{speed_up(c.epoch, slowest.epoch):.1f}-fold"
-        rows.append(
-            (
-                c.arm,
-                number(c.best),
-                f"{c.epoch} of {c.epochs}",
-                f"{c.samples_seen:,}",
-                duration(c.time_s),
-                faster,
-            )
-        )
+    slowest = max((c for c in found if c.known), key=lambda c: c.epoch, default=None)
+    rows = [_row(c, slowest) for c in sorted(found, key=lambda c: (not c.known, c.epoch))]
+    faster = "" if slowest is None else f" Speed-up: epochs of {slowest.arm} over those of the run."
+    few = (
+        f" Fewer than {FEWEST} measurements do not tell when a run had converged."
+        if not all(c.known for c in found)
+        else ""
+    )
     return DisplayTable(
         name="convergence",
         caption=(
             f"Convergence: earliest epoch whose {PROBES[key]} reaches 98 % of the run's own best."
-            f" Speed-up: epochs that {slowest.arm} needed over those of the run. A run that stays"
-            " low converges early, so read it beside the best value."
+            " It is known no better than the distance between two measurements, and so is the"
+            f" speed-up.{faster}{few} A run that stays low converges early, so read it beside the"
+            " best value."
         ),
-        columns=("initialisation", "best", "epoch", "images seen", "time", "speed-up"),
-        align=("left", "right", "right", "right", "right", "right"),
+        columns=("initialisation", "best", "epoch", "measured", "images seen", "time", "speed-up"),
+        align=aligned(7),
         rows=tuple(rows),
     )
+
+
+def _row(c: Convergence, slowest: Convergence | None) -> tuple[str, ...]:
+    every = f"{c.measurements}, every {c.interval} epochs"
+    measured = every.replace("every 1 epochs", "every epoch")
+    if not c.known:
+        few = f"not shown: {c.measurements} measured"
+        return (c.arm, number(c.best), few, measured, MISSING, MISSING, MISSING)
+    faster = MISSING
+    if slowest is not None and c is not slowest:
+        faster = f"{speed_up(c.epoch, slowest.epoch):.1f}-fold"
+    epoch, seen = f"{c.epoch} of {c.epochs}", f"{c.samples_seen:,}"
+    return (c.arm, number(c.best), epoch, measured, seen, duration(c.time_s), faster)
 
 
 def duration(seconds: float) -> str:
