@@ -176,12 +176,24 @@ def difference_matrix(tables: Tables) -> DisplayTable:
             " 0.05 in the paired t-test over shared seeds (without shared seeds: in the paired"
             " bootstrap over test patients), corrected by Holm within its family"
             " (pre-trained against the reference; all other pairs). No mark: no difference shown,"
-            " which is not the same as equal."
+            f" which is not the same as equal.{_families(tables)}"
         ),
         columns=tuple(columns),
         align=aligned(len(columns)),
         rows=tuple(rows),
     )
+
+
+def _families(tables: Tables) -> str:
+    """Say how many tests share a correction, and where they are of two kinds."""
+    here = [pair.family for pair in tables.pairs if pair.fraction == tables.headline_fraction]
+    sizes = ", ".join(f"{here.count(name)} of {name}" for name in dict.fromkeys(here))
+    kinds: dict[tuple[float, str], set[str]] = {}
+    for pair in tables.pairs:
+        kinds.setdefault((pair.fraction, pair.family), set()).add(pair.primary)
+    mixed = [percent(f) for f in sorted({f for (f, _), found in kinds.items() if len(found) > 1})]
+    both = f"; at {', '.join(mixed)} a family mixes p of the t-test and the bootstrap"
+    return f" Tests are corrected per label fraction (here {sizes}){both if mixed else ''}."
 
 
 def pair_table(tables: Tables) -> DisplayTable:
