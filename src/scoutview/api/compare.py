@@ -18,6 +18,7 @@ from scoutview.results.display import DisplayTable
 from scoutview.results.figures import Picture
 from scoutview.results.page import Page, Section, write_page
 from scoutview.results.run import RunFolder
+from scoutview.results.scores import mean_scores, run_scores, score_display
 from scoutview.results.sources import CohortView, open_cohort
 from scoutview.results.tables import REPLICATES, Tables, compare_tables
 
@@ -72,8 +73,12 @@ def compare(
         replicates=replicates,
     )
     out = require_empty(out)
-    page = build_page(collection, tables, cohort, title=title)
+    of_runs = run_scores(collection.runs)
+    of_arms = mean_scores(of_runs)
+    page = build_page(collection, tables, cohort, title=title, scores=of_arms)
     _write_tables(out / "tables", tables, page)
+    write_text(out / "tables" / "scores.csv", display.to_csv(of_arms))
+    write_text(out / "tables" / "run_scores.csv", display.to_csv(of_runs))
     _write_figures(out / "figures", page)
     written = write_page(out / "results.html", page)
     logger.info("%s", page.headline)
@@ -82,7 +87,12 @@ def compare(
 
 
 def build_page(
-    collection: Collection, tables: Tables, cohort: CohortView | None, *, title: str = ""
+    collection: Collection,
+    tables: Tables,
+    cohort: CohortView | None,
+    *,
+    title: str = "",
+    scores: pd.DataFrame | None = None,
 ) -> Page:
     """Put the page together; sections without data are left out."""
     shown = _shown(collection.arms, tables)
@@ -91,6 +101,7 @@ def build_page(
         _who_differs(tables),
         _training(collection),
         _roc(collection, tables, shown),
+        _scores(scores),
         _maps(collection, tables, cohort),
         _neighbours(collection, tables, cohort),
         _data(collection, cohort),
@@ -163,7 +174,7 @@ def _training(collection: Collection) -> Section | None:
     if not drawn:
         return None
     probe, found = training.convergence(curves)
-    converged = {c.arm: c.epoch for c in found}
+    converged = {c.arm: c.epoch for c in found if c.known}
     pictures = [
         figures.training_curve(
             curves,
@@ -194,6 +205,16 @@ def _roc(collection: Collection, tables: Tables, shown: Sequence[Arm]) -> Sectio
         ),
         tables=(display.calibration_table(collection, tables),),
         small=True,
+    )
+
+
+def _scores(means: pd.DataFrame | None) -> Section | None:
+    if means is None:
+        return None
+    return Section(
+        name="scores",
+        title="Other scores",
+        folded=(("Accuracy, precision, sensitivity, calibration", (score_display(means),)),),
     )
 
 
