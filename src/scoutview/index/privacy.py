@@ -48,14 +48,15 @@ def pseudonym(key: bytes, kind: str, original: str) -> str:
     inner, outer = (pad.copy() for pad in _pads(key))
     inner.update(f"{kind}|{original}".encode("utf-8", "surrogatepass"))
     outer.update(inner.digest())
-    return outer.digest()[:8].hex()
+    return str(outer.digest()[:8].hex())
 
 
 @lru_cache(maxsize=4)
 def _pads(key: bytes) -> tuple[Any, Any]:
     """Start the two hashes of HMAC (RFC 2104) once: half the time of `hmac.digest`."""
     block = key.ljust(64, b"\0")
-    return tuple(hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    return inner, outer
 
 
 def image_key(image_id: str) -> int:
