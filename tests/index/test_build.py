@@ -116,7 +116,10 @@ def test_build__a_text_named_like_an_image_is_a_problem(tmp_path):
 def test_build__radiographs_stay_images_with_labels_masks_and_patients(tmp_path):
     source = ASSETS / "radiographs"
     table = LabelTable(
-        table=source / "labels.csv", patient_column="patient_id", split_column="split"
+        table=source / "labels.csv",
+        columns=("projection_ap", "in_icu_at_exam", "ever_icu", "died"),  # all 0 in these four
+        patient_column="patient_id",
+        split_column="split",
     )
     cohort = build(
         source / "images",
@@ -207,7 +210,7 @@ def test_build__new_labels_need_no_new_reading(tmp_path, probed):
     build(tmp_path / "s", tmp_path / "c")
     probed.clear()
     (tmp_path / "l.csv").write_text("patient,sick\nPAT00000007,1\n")
-    table = LabelTable(table=tmp_path / "l.csv")
+    table = LabelTable(table=tmp_path / "l.csv", columns=("sick",))
     cohort = build(tmp_path / "s", tmp_path / "c", labels=(table,))
     assert probed == []
     assert list(cohort.table["sick"]) == [1.0]

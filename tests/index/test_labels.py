@@ -57,7 +57,7 @@ def test_join__any_id_of_an_image_matches(tmp_path, keys, ids, kind):
     ],
 )
 def test_join__a_patients_label_goes_to_all_images(tmp_path, keys, text, kind, sick):
-    joined = join_labels(table(tmp_path, text), keys)
+    joined = join_labels(table(tmp_path, text, columns=("sick",)), keys)
     assert joined.match.kind == kind
     got = joined.columns["sick"].to_dict()
     assert [got.get(f"i{n}") for n in (1, 2, 3, 4)] == sick
@@ -158,6 +158,25 @@ def test_join__one_bad_cell_does_not_drop_a_label(tmp_path, keys, caplog):
     text = "id,ill,grade\n001,1,1\n002,0,2\n003,1,\n004,0,\n"
     assert join_labels(table(tmp_path, text), keys).ignored == ["grade"]
     assert "not taken as labels: grade" in caplog.text
+
+
+def test_join__a_constant_column_is_no_label_by_itself(tmp_path, keys, caplog):
+    rows = ["001,P-1,axial,512,1,-1024", "002,P-1,axial,512,1,-1024"]
+    rows += ["003,P-2,coronal,512,1,-1024", "004,P-2,coronal,512,1.0,-1024"]
+    text = "file,patient_id,plane,rows,rescale_slope,rescale_intercept\n" + "\n".join(rows)
+    with pytest.raises(JoinError) as error:
+        join_labels(table(tmp_path, text), keys)
+    assert "rescale_slope (one value)" in str(error.value), "1 and 1.0 are one"
+    joined = join_labels(table(tmp_path, text, patient_column="patient_id"), keys)
+    assert joined.labels == []
+    plane = LabelColumn(name="plane", kind="multiclass")
+    chosen = join_labels(table(tmp_path, text, columns=(plane,)), keys)
+    assert chosen.labels == [Label("plane", "multiclass", ("axial", "coronal"))]
+    for told in (str(error.value), caplog.text):
+        assert "plane (2 classes), rows (one value)" in told
+        assert "columns: [{name: plane, kind: multiclass}]" in told
+    forced = join_labels(table(tmp_path, text, columns=("rescale_slope",)), keys)
+    assert [label.name for label in forced.labels] == ["rescale_slope"]
 
 
 def test_join__free_text_is_no_label(tmp_path, keys):

@@ -35,7 +35,7 @@ class LabelTable(Config):
     id_column: str | None = None
     """Column with ids of images, series, studies or patients; None takes the best match."""
     columns: tuple[str | LabelColumn, ...] = ()
-    """Label columns; empty takes those that hold only 0, 1, missing and uncertain (-1, u)."""
+    """Label columns; empty takes those of 0, 1, missing and uncertain (-1, u) that vary."""
     patient_column: str | None = None
     """Column with patient ids, for files that carry none."""
     split_column: str | None = None

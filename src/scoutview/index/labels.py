@@ -44,6 +44,7 @@ _MOSTLY: Final = 0.5
 """Share of yes and no among the known cells above which a column is a label."""
 
 _MOST_CLASSES: Final = 200
+_FEW_CLASSES: Final = 20
 _LONGEST_CLASS: Final = 60
 _SPLITS: Final = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -224,8 +225,6 @@ def _label_columns(
     chosen = source.columns or _binary_columns(others)
     names = {wanted.name if isinstance(wanted, LabelColumn) else wanted for wanted in chosen}
     ignored = [str(name) for name in others.columns if name not in names]
-    if ignored and not source.columns:
-        _LOG.warning("columns of the label table not taken as labels: %s", ", ".join(ignored))
     for wanted in chosen:
         column = wanted if isinstance(wanted, LabelColumn) else _typed(frame, wanted)
         require_column(frame, column.name, "label table")
@@ -239,9 +238,11 @@ def _label_columns(
             columns[label.name] = values.rename(label.name)
     if not labels and source.patient_column is None and source.split_column is None:
         raise JoinError(
-            "No column of the label table holds only 0, 1, -1, u and missing values; name the label"
-            f" columns. It has: {', '.join(str(name) for name in frame.columns)}."
+            "No column of the label table holds 0 and 1 (or -1, u), so none is taken by itself;"
+            f" name the label columns in columns. It has: {_told(frame)}"
         )
+    if ignored and not source.columns:
+        _LOG.warning("columns of the label table not taken as labels: %s", _told(others[ignored]))
     return labels, pd.DataFrame(columns, index=frame.index), ignored
 
 
@@ -258,8 +259,34 @@ def _binary_columns(others: pd.DataFrame) -> list[str]:
         if len(known) and _fits_binary(known).mean() > _MOSTLY:
             column = LabelColumn(name=name, kind="binary")
             _refuse_unknown(values, _fits_binary, column, _BINARY, others)
-            chosen.append(name)
+            if known.str.lower().map(_WORDS).nunique() > 1:  # one value tells nothing apart
+                chosen.append(name)
     return chosen
+
+
+def _told(frame: pd.DataFrame) -> str:
+    """List columns, what they look like where that explains it, and how to take one."""
+    told, example = [], ""
+    for name in map(str, frame.columns):
+        values = frame[name].str.strip()
+        known = values[~values.str.lower().isin(list(_MISSING))]
+        count = known.nunique()
+        if known.str.lower().map(lambda word: str(_WORDS.get(word, word))).nunique() == 1:
+            told.append(f"{name} (one value)")
+        elif _like_classes(known):
+            told.append(f"{name} ({count} classes)")
+            example = (
+                example or f" Classes are taken by columns: [{{name: {name}, kind: multiclass}}]."
+            )
+        else:
+            told.append(name)
+    return f"{', '.join(told)}.{example}"
+
+
+def _like_classes(known: pd.Series) -> bool:
+    """Say whether cells are words without digits, which ids have, and each occurs about twice."""
+    few = 2 <= known.nunique() <= min(_FEW_CLASSES, len(known) // 2)
+    return few and not known.str.contains(r"\d").any()
 
 
 def _is_binary(values: pd.Series) -> bool:
