@@ -62,9 +62,9 @@ class Selection:
             self.history = {int(e): s for e, s in known.items() if int(e) <= epochs}
 
     def due(self, epochs: int, *, last: bool) -> bool:
-        """After every epoch."""
+        """After every epoch if epochs are chosen or counted, otherwise at the end only."""
         self._epoch = epochs
-        return True
+        return last or self._keep_best or self._patience is not None
 
     def measure(self, objective: Objective, device: torch.device) -> dict[str, float]:
         """Score the validation part; keep the weights if they are the best so far."""
