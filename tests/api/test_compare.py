@@ -71,6 +71,7 @@ def test_compare__writes_tables_figures_and_one_page(page):
     assert page.name == "results.html"
     tables = {path.name for path in (page.parent / "tables").iterdir()}
     assert {"headline.md", "headline.tex", "summary.csv", "comparisons.csv", "runs.csv"} <= tables
+    assert {"scores.csv", "run_scores.csv", "scores.md"} <= tables
     drawn = {path.name for path in (page.parent / "figures").iterdir()}
     assert {"label_fractions.svg", "roc_pneumonia.svg", "calibration_pneumonia.svg"} <= drawn
     assert {"embedding_net.png", "neighbours_net.png"} <= drawn
