@@ -3,6 +3,7 @@ import json
 import logging
 import multiprocessing
 import os
+import random
 import signal
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tests.methods.objectives import small_config
 from tests.processes import run_ranks
 
 from scoutview.api.index import index
@@ -17,12 +19,13 @@ from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import store
 from scoutview.base.errors import ConfigError, RunError
 from scoutview.contract import StepOutput
-from scoutview.methods import METHODS, config_class
+from scoutview.methods import METHODS, config_class, method_class
 from scoutview.methods.simclr import SimCLR
 from scoutview.nn.backbones import BackboneConfig, build_backbone
 from scoutview.nn.losses.contrastive import nt_xent
 from scoutview.results.run import RunFolder
 from scoutview.store.reader import MANIFEST
+from scoutview.train.checkpoint import latest_checkpoint
 from scoutview.train.loop import fit
 from scoutview.train.signals import TrainingStoppedError
 
@@ -101,8 +104,6 @@ def test_pretrain__writes_a_complete_run(name, cohort, tmp_path):
 
 
 def test_pretrain__backbone_file_holds_the_last_checkpoint(cohort, tmp_path):
-    from scoutview.train.checkpoint import latest_checkpoint
-
     run = RunFolder.open(pretrain(cohort, "simclr", tmp_path / "run", config=tiny_config()))
     saved = load_file(run.backbone)
     tensors = latest_checkpoint(run.checkpoints).tensors
@@ -156,7 +157,13 @@ def test_pretrain__watches_every_self_supervised_objective(cohort, tmp_path, mon
     assert run.summary()["alarms"] == []
 
 
-def run_and_die(cohort, folder, at):
+def six_steps(name):
+    """Two epochs of three steps; parts of 8 images raise an alarm before the first one."""
+    config = tiny_config(accumulate=4, probe_every=2)
+    return {"config": config, "settings": small_config(name, queue_length=32)}
+
+
+def run_and_die(cohort, name, folder, at):
     import scoutview.api.pretrain as module
 
     torch.set_num_threads(1)
@@ -173,30 +180,36 @@ def run_and_die(cohort, folder, at):
         return fit(objective, *arguments, **named)
 
     module.fit = dying
-    pretrain(cohort, "byol", folder, config=tiny_config(), settings=small("byol"))
+    pretrain(cohort, name, folder, **six_steps(name))
 
 
-def test_pretrain__killed_and_resumed_is_bit_equal(cohort, tmp_path):
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_pretrain__killed_and_resumed_is_bit_equal(name, cohort, tmp_path):
+    step = random.Random(name).randrange(2, 6)
+    print(f"{name} is killed at step {step}")
+    store(cohort)  # once, before two processes ask for it
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch.distributed", "timm"])
-    child = context.Process(target=run_and_die, args=(cohort, tmp_path / "killed", 4))
+    child = context.Process(target=run_and_die, args=(cohort, name, tmp_path / "killed", step))
     child.start()
     torch.set_num_threads(1)
-    whole = pretrain(
-        cohort, "byol", tmp_path / "whole", config=tiny_config(), settings=small("byol")
-    )
+    whole = pretrain(cohort, name, tmp_path / "whole", **six_steps(name))
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
     resumed = pretrain(resume=tmp_path / "killed")
-    left, right = (
-        load_file(whole / "backbone.safetensors"),
-        load_file(resumed / "backbone.safetensors"),
-    )
-    assert all(torch.equal(left[name], right[name]) for name in left)
+    one, other = RunFolder.open(whole), RunFolder.open(resumed)
+    for left, right in (
+        (load_file(one.backbone), load_file(other.backbone)),
+        (latest_checkpoint(one.checkpoints).tensors, latest_checkpoint(other.checkpoints).tensors),
+    ):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left)
     columns = ["step", "loss", "lr", "knn_auc", "linear_auc", "samples_seen"]
-    assert (
-        RunFolder.open(whole).metrics()[columns].equals(RunFolder.open(resumed).metrics()[columns])
-    )
+    assert one.metrics()[columns].equals(other.metrics()[columns])
+    watched = method_class(name).self_supervised
+    assert one.summary()["alarms"] == (["batch_too_small"] if watched else [])
+    assert other.summary()["alarms"] == one.summary()["alarms"]
+    assert other.model_card.read_text() == one.model_card.read_text()
     with pytest.raises(RunError, match="has finished"):
         pretrain(resume=resumed)
 
