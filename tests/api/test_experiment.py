@@ -163,7 +163,7 @@ def test_experiment__on_a_local_ray_gives_the_same_predictions(cohort, done, tmp
         experiment(cohort, tmp_path / "ray", grid(), backend="ray")
         nowhere = grid(arms=(Arm(initialisation="nowhere", name="broken"),))
         with pytest.raises(RunError, match="Arm 'broken': Initialisation 'nowhere'"):
-            experiment(cohort, tmp_path / "ray", nowhere, backend="ray")
+            experiment(cohort, tmp_path / "ray", nowhere, backend="ray", resume=True)
     finally:
         ray.shutdown()
     found, expected = scores(tmp_path / "ray"), scores(done)
@@ -182,9 +182,9 @@ def test_config__survives_json_with_the_settings_of_the_method():
     assert (settings.temperature, settings.hidden_dim) == (0.2, 16)
     written = config.arms[0].pretraining.settings.model_fields_set
     assert settings.model_fields_set == written, "defaults stay defaults, preflight may lower them"
-    with pytest.raises(ConfigError, match="temprature"):
+    with pytest.raises(ConfigError, match="temperature_"):
         ExperimentConfig.build(
-            {"arms": [{"pretraining": {"method": "simclr", "settings": {"temprature": 1}}}]}
+            {"arms": [{"pretraining": {"method": "simclr", "settings": {"temperature_": 1}}}]}
         )
 
 

@@ -1,4 +1,4 @@
-"""What users can rely on: verbs with their flags, and names with their parameters.
+"""What users can rely on: verbs with their flags, functions of the API, and settings.
 
 `python -m tests.cli.surface` writes surface.json after a wanted change; CHANGELOG says it too.
 """
@@ -37,8 +37,9 @@ def surface() -> dict[str, Any]:
     for module in pkgutil.iter_modules(api.__path__, "scoutview.api."):
         loaded = importlib.import_module(module.name)
         for name, thing in vars(loaded).items():
-            own = getattr(thing, "__module__", "") == module.name
-            if own and not name.startswith("_") and (inspect.isclass(thing) or callable(thing)):
+            verb = module.name == f"scoutview.api.{name}"
+            settings = inspect.isclass(thing) and issubclass(thing, Config)
+            if verb or (settings and thing.__module__ == module.name):
                 names[f"{module.name}.{name}"] = _parameters(thing)
     return {
         "commands": {verb: flags(verb) for verb in sorted(verbs())},
@@ -49,8 +50,8 @@ def surface() -> dict[str, Any]:
 
 
 def _parameters(thing: Any) -> list[str]:
-    """Parameters of a function, settings of a configuration, public names of another class."""
-    if inspect.isclass(thing) and issubclass(thing, Config):
+    """Parameters of a function, or settings of a configuration."""
+    if inspect.isclass(thing):
         return sorted(thing.model_fields)
     return [name for name in inspect.signature(thing).parameters if not name.startswith("_")]
 

@@ -37,8 +37,8 @@ def test_pretrain__suggests_the_nearest_method(cohort, tmp_path, capsys):
     [
         ("bakbone.name=resnet18", "backbone"),
         ("backbone.nme=resnet18", "backbone.name"),
-        ("log_evry=1", "log_every"),
-        ("data.slcies.kind=all", "data.slices"),
+        ("log_every_=1", "log_every"),
+        ("data.slice.kind=all", "data.slices"),
     ],
 )
 def test_set__names_the_nearest_setting(setting, nearest, cohort, tmp_path, capsys):
@@ -48,7 +48,7 @@ def test_set__names_the_nearest_setting(setting, nearest, cohort, tmp_path, caps
 
 
 def test_method_set__names_the_nearest_setting_of_the_method(cohort, tmp_path, capsys):
-    words = ("--method", "simclr", "--out", tmp_path / "run", "--method-set", "temprature=0.2")
+    words = ("--method", "simclr", "--out", tmp_path / "run", "--method-set", "temperature_=0.2")
     assert "Did you mean 'temperature'?" in refused(capsys, "pretrain", cohort, *words)
 
 
