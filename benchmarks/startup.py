@@ -135,7 +135,7 @@ def main() -> None:
         busy = cpu_seconds(python, STARTS[name]) - bare
         report.extra[f"{name} over bare Python, CPU s"] = round(busy, 3)
     report.extra["bar, s"] = MOST_START
-    report.extra |= first_step(python, 3 if arguments.quick else 5)
+    report.extra.update(first_step(python, 3 if arguments.quick else 5))
     finish(report, arguments.out)
 
 
