@@ -1,13 +1,12 @@
 """Judges of frozen features: nearest neighbours and a linear classifier, both exact."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from scoutview.base.errors import DataError
@@ -203,7 +202,9 @@ def _fit_classes(x: Array, y: Array, l2: float, classes: int) -> tuple[Array, Ar
     return weight, bias
 
 
-def _solve(x: Array, y: Array, l2: float) -> LogisticRegression:
+def _solve(x: Array, y: Array, l2: float) -> Any:
+    from sklearn.linear_model import LogisticRegression  # 1.3 s that the first step need not wait
+
     outputs = len(np.unique(y))
     unknowns = x.shape[1] * (1 if outputs == 2 else outputs)
     solver = "newton-cholesky" if unknowns <= NEWTON_SIZE else "lbfgs"
