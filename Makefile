@@ -13,7 +13,8 @@ demo-full: machine $(VENV)/.core
 	$(BIN)/scoutview demo --full --out $(OUT)-full
 
 test: machine $(VENV)/.dev lint
-	$(BIN)/pytest -n 2 --dist worksteal
+	# two workers of one thread each: threads that wait for each other on two cores cost minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
