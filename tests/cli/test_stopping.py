@@ -11,7 +11,7 @@ from tests.command_line import scoutview
 
 from scoutview.results.run import RunFolder
 
-STEPS = 200
+STEPS = 120
 
 
 def stop_after(lines, number, command, run):
@@ -31,6 +31,7 @@ def stop_after(lines, number, command, run):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_pretrain__stopped_twice_finishes_with_resume(tmp_path):
     cohort = radiograph_cohort(tmp_path / "data", {"train": 48, "val": 16, "test": 16})
     run = tmp_path / "run"
