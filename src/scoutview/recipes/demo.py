@@ -35,9 +35,9 @@ NAMES: Final = {
 """Names in tables and figures."""
 METHODS: Final = ("simclr", "byol")
 FULL_METHODS: Final = tuple(NAMES)
-SAMPLES: Final = 40_000
+SAMPLES: Final = 30_000
 FULL_SAMPLES: Final = 400_000
-SUPERVISED_SAMPLES: Final = 12_000
+SUPERVISED_SAMPLES: Final = 8_000
 
 SMALL_NETWORK: Final = BackboneConfig(
     name="resnet18", small_stem=True, stage_widths=(16, 32, 64, 128), stage_depths=(1, 1, 1, 1)
