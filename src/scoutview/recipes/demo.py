@@ -35,7 +35,7 @@ NAMES: Final = {
 """Names in tables and figures."""
 METHODS: Final = ("simclr", "byol")
 FULL_METHODS: Final = tuple(NAMES)
-SAMPLES: Final = 30_000
+SAMPLES: Final = 25_600
 FULL_SAMPLES: Final = 400_000
 SUPERVISED_SAMPLES: Final = 8_000
 
@@ -99,7 +99,10 @@ def demo_config(*, full: bool = False) -> ExperimentConfig:
     return ExperimentConfig(
         arms=(
             *(
-                Arm(name=NAMES[method], pretraining=pretraining(method, samples))
+                Arm(
+                    name=NAMES[method],
+                    pretraining=pretraining(method, samples, probe_every=5 if full else 1),
+                )
                 for method in methods
             ),
             Arm(initialisation="random", name="random"),
@@ -117,8 +120,14 @@ def demo_config(*, full: bool = False) -> ExperimentConfig:
     )
 
 
-def pretraining(method: str, samples: int) -> Pretraining:
-    """One pre-training with a budget in samples seen, and AdamW for so short a one."""
+def pretraining(method: str, samples: int, *, probe_every: int = 5) -> Pretraining:
+    """One pre-training with a budget in samples seen, and AdamW for so short a one.
+
+    Args:
+        method: Registry name.
+        samples: Images seen.
+        probe_every: Epochs between two probes.
+    """
     values: dict[str, Any] = {}
     if method == "swav":
         values = {"prototypes": 64, "queue_length": 0}
@@ -136,7 +145,7 @@ def pretraining(method: str, samples: int) -> Pretraining:
             optimizer=AdamWConfig(lr=1e-3, lr_per=None, weight_decay=1e-4),
             schedule=CosineSchedule(warmup_epochs=1),
             precision="bf16-mixed",
-            probe_every=5,
+            probe_every=probe_every,
         ),
     )
 
