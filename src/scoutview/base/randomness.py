@@ -16,6 +16,7 @@ NEGATIVES: Final = 3
 SUBSETS: Final = 4
 SPLITS: Final = 5
 BOOTSTRAP: Final = 6
+CLUSTERS: Final = 7
 """Purposes: each has its own numbers."""
 
 _ROUNDS: Final = 6
