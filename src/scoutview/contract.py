@@ -42,7 +42,8 @@ class StepOutput:
     logs: dict[str, Tensor] = field(default_factory=dict)
     """Detached scalars on the device; the loop reads them every few steps, never in between."""
     features: Tensor | None = None
-    """Backbone features of the first view, (B, D), detached: what the collapse monitor watches."""
+    """Backbone features of the first view, (B, D), with their graph, so that hybrid training can put
+    a label head on them without a second pass. Who only looks at them detaches them."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class Objective(nn.Module):
     self_supervised: ClassVar[bool] = True
     """Whether the loss comes from the images alone; False for what learns from labels. Only
     self-supervised training can collapse, so only it is watched for collapse."""
+    constant_rate: tuple[str, ...] = ()
+    """Parts, by the first word of their parameters' names, whose learning rate stays at its peak
+    while that of the others follows the schedule."""
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute the loss of one batch."""
@@ -85,3 +89,11 @@ class Objective(nn.Module):
 
     def between_epochs(self, sweep: Sweep, progress: Progress) -> None:
         """Work over the whole training set (clustering) before epoch `progress.epoch` begins."""
+
+    def kept_head(self) -> nn.Sequential | None:
+        """Give the layers behind the backbone that fine-tuning may start from; most have none.
+
+        Returns:
+            A linear layer, batch norm and ReLU, from (B, dim) to (B, width).
+        """
+        return None

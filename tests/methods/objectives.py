@@ -18,6 +18,9 @@ SMALL = {
     "queue_length": 8,
     "queue_from_epoch": 0,
     "frozen_epochs": 0.0,
+    "negatives": 8,
+    "bottleneck_dim": 8,
+    "teacher_warmup_epochs": 0.0,
 }
 """Settings that make a method small, whichever of them it has."""
 
@@ -59,6 +62,19 @@ def views_of(config: MethodConfig, images: Tensor, seed: int) -> list[Tensor]:
     return views
 
 
+def geometry_of(config: MethodConfig, size: int) -> list[Tensor]:
+    """Maps from the views of `views_of` to their images, (B, 2, 3) each."""
+    specs = config.views.specs(2)
+    sizes = sorted({spec.size for spec in specs}, reverse=True)
+    affines = []
+    for spec in specs:
+        zoom = 2.0 ** sizes.index(spec.size)
+        middle = (zoom - 1) / 2
+        affine = torch.tensor([[zoom, 0.0, middle], [0.0, zoom, middle]])
+        affines.append(affine.repeat(size, 1, 1))
+    return affines
+
+
 def make_batch(name: str, size: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
     """Smooth random images, each with its own pattern, and labels of which some are missing."""
     generator = torch.Generator().manual_seed(seed)
@@ -70,7 +86,7 @@ def make_batch(name: str, size: int, *, seed: int = 0, dtype: torch.dtype = torc
     targets[0] = 1.0
     return Batch(
         views=views_of(small_config(name), images, seed),
-        geometry=[],
+        geometry=geometry_of(small_config(name), size),
         rows=rows,
         image_keys=rows,
         groups=torch.zeros_like(rows),
@@ -84,7 +100,7 @@ def part_of(batch: Batch, rank: int, world: int) -> Batch:
     mine = slice(rank * n, (rank + 1) * n)
     return Batch(
         views=[view[mine] for view in batch.views],
-        geometry=[],
+        geometry=[affine[mine] for affine in batch.geometry],
         rows=batch.rows[mine],
         image_keys=batch.image_keys[mine],
         groups=batch.groups[mine],

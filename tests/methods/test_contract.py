@@ -34,12 +34,16 @@ every_method = pytest.mark.parametrize("name", sorted(METHODS))
 def train(
     name: str, objective: Objective, steps: int, lr: float = 3e-3
 ) -> tuple[list[float], dict[str, float]]:
-    """Adam on one batch: losses, and the largest gradient entry of each parameter."""
+    """Adam on one batch: losses, and the largest gradient entry of each parameter.
+
+    Where targets move, the least loss that they allow (`loss_floor`) is taken off.
+    """
     trainable = {n: p for n, p in objective.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(trainable.values(), lr=lr)
     losses, largest = [], dict.fromkeys(trainable, 0.0)
     for step in range(steps):
-        loss = objective(make_batch(name, 8, seed=0), progress(step)).loss
+        out = objective(make_batch(name, 8, seed=0), progress(step))
+        loss = out.loss
         optimizer.zero_grad()
         loss.backward()
         for n, p in trainable.items():
@@ -47,7 +51,7 @@ def train(
             largest[n] = max(largest[n], float(p.grad.abs().max()))
         optimizer.step()
         objective.after_update(progress(step))
-        losses.append(float(loss.detach()))
+        losses.append(float(loss.detach() - out.logs.get("loss_floor", 0.0)))
     return losses, largest
 
 
@@ -60,7 +64,7 @@ def test_loss__is_a_finite_scalar_with_features_and_detached_logs(name):
     assert math.isfinite(float(out.loss.detach()))
     assert out.loss.requires_grad
     assert out.features.shape == (8, objective.backbone.dim)
-    assert not out.features.requires_grad
+    assert out.features.requires_grad, "return the features with their graph"
     assert all(v.shape == () and not v.requires_grad for v in out.logs.values())
 
 
@@ -93,7 +97,7 @@ def test_bf16_autocast__gives_a_float32_loss_near_the_full_one(name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = objective(batch, progress(0))
     assert out.loss.dtype == torch.float32
-    assert float(out.loss.detach()) == pytest.approx(full, rel=0.05)
+    assert float(out.loss.detach()) == pytest.approx(full, rel=0.05, abs=0.02)  # some pass 0
     out.loss.backward()
 
 
@@ -140,10 +144,9 @@ def test_preflight__makes_the_defaults_work(name, images, batch):
 @every_method
 def test_file__is_one_method_section(name):
     """Conventions: at most 250 lines, inherits from Objective alone, names its source."""
-    kind = method_class(name)
-    text = Path(inspect.getfile(kind)).read_text()
+    assert method_class(name).__bases__ == (Objective,)
+    text = Path(inspect.getfile(config_class(name))).read_text()  # two names may share a class
     assert len(text.splitlines()) <= 250
-    assert kind.__bases__ == (Objective,)
     assert "Source:" in text.split('"""')[1]
     assert "Deviations:" in text.split('"""')[1]
 

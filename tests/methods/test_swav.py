@@ -1,11 +1,19 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tests.methods.objectives import make_batch, progress, small_backbone
+import torch.distributed as dist
+from tests.methods.objectives import make_batch, part_of, progress, small_backbone
+from tests.processes import run_ranks
+from torch.nn.parallel import DistributedDataParallel
 
 from scoutview.base.errors import ConfigError
 from scoutview.methods.swav import SwAV, SwAVConfig
+from scoutview.nn.backbones import encode_views
+from scoutview.nn.precision import unit
+from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
 
 
 def method(**settings) -> SwAV:
@@ -82,3 +90,115 @@ def test_logs__hold_chance_level_and_entropy():
 
 def test_small_epsilon__stays_finite():
     assert math.isfinite(method(epsilon=0.003)(make_batch("swav", 8), progress(0)).loss.item())
+
+
+# --- per modality ----------------------------------------------------------------------------
+
+
+def two_modalities(**settings) -> SwAV:
+    torch.manual_seed(0)
+    values = {"queue_length": 8, "queue_from_epoch": 0, "frozen_epochs": 0.0} | settings
+    config = SwAVConfig(hidden_dim=16, output_dim=8, prototypes=6, per_modality=True, **values)
+    return SwAV(small_backbone(), config, dataset_size=64, num_groups=2)
+
+
+def mixed_batch(size: int, groups: list[int], seed: int = 0, dtype=torch.float32):
+    batch = make_batch("swav", size, seed=seed, dtype=dtype)
+    return replace(batch, groups=torch.tensor(groups))
+
+
+def embeddings_of(swav: SwAV, batch) -> torch.Tensor:
+    rows = unit(swav.projector(encode_views(swav.backbone, batch.views)))
+    return rows.view(len(batch.views), len(batch), -1)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_per_modality__is_swav_of_each_modality_with_its_own_prototypes(reduction):
+    """Equation 4 of arXiv:2201.01283: codes and softmax over the prototypes of one modality."""
+    swav = two_modalities(modality_reduction=reduction, queue_length=0)
+    batch = mixed_batch(8, [1, 0, 0, 1, 1, 0, 0, 1])
+    loss = float(swav(batch, progress(0)).loss.detach())
+    z = embeddings_of(swav, batch).detach().double()
+    total = 0.0
+    for modality in (0, 1):
+        own = swav.prototypes.detach()[6 * modality : 6 * modality + 6].double()
+        scores = z[:, batch.groups == modality] @ own.T  # (V, 4, 6)
+        log_p = torch.log_softmax(scores / 0.1, dim=2)
+        for view in (0, 1):
+            q = torch.exp(scores[view] / 0.05)
+            for _ in range(3):
+                q = q / q.sum(dim=0)
+                q = q / q.sum(dim=1, keepdim=True)
+            others = [log_p[v] for v in range(len(z)) if v != view]
+            total -= sum(float((q * other).sum(dim=1).mean()) for other in others)
+    assert loss == pytest.approx(total / (2 if reduction == "mean" else 1), rel=1e-4)
+
+
+def test_per_modality__prototypes_of_one_do_not_see_images_of_the_other():
+    swav = two_modalities()
+    z = embeddings_of(swav, mixed_batch(8, [0, 1] * 4)).detach()
+    loss, _ = swav.swapped_loss(z[:, ::2], progress(0), 0)
+    loss.backward()
+    assert swav.prototypes.grad[:6].abs().max() > 0
+    assert swav.prototypes.grad[6:].abs().max() == 0
+
+
+def test_per_modality__queues_hold_their_modality():
+    swav = two_modalities()
+    batch = mixed_batch(8, [0, 1] * 4)
+    swav(batch, progress(0))
+    swav.after_update(progress(0))
+    z = embeddings_of(swav, batch)
+    assert len(swav.queues) == 4
+    for modality in (0, 1):
+        for view in (0, 1):
+            queue = swav.queues[2 * modality + view]
+            expected = z[view, batch.groups == modality].detach()
+            torch.testing.assert_close(queue.ordered()[:4], expected)
+
+
+def test_per_modality__refuses_unequal_parts_and_unknown_modalities():
+    for groups in ([0, 0, 0, 1], [0, 1, 2, 0], [0, 0, 0, 0]):
+        with pytest.raises(ConfigError, match="equally many images of each of 2 groups"):
+            two_modalities()(mixed_batch(4, groups), progress(0))
+
+
+def test_preflight_modalities__fits_the_smallest_one():
+    config, notes = SwAVConfig(per_modality=True).preflight_modalities({"CT": 9000, "US": 400}, 256)
+    assert (config.prototypes, config.queue_length) == (40, 384)
+    assert all("US has 400 training images" in note for note in notes)
+    with pytest.raises(ConfigError, match=r"batch_size must be at most 800.*US has 400"):
+        SwAVConfig(per_modality=True).preflight_modalities({"CT": 9000, "US": 400}, 1024)
+    with pytest.raises(ConfigError, match="prototypes must be at most 400, because US"):
+        SwAVConfig(per_modality=True, prototypes=500).preflight_modalities(
+            {"CT": 9000, "US": 400}, 256
+        )
+    same, _ = SwAVConfig().preflight_modalities({"CT": 9000, "US": 400}, 256)
+    assert same == SwAVConfig().preflight(9400, 256)[0]
+
+
+def two_steps() -> list:
+    """Gradients and state of this process's part after two steps; groups alternate in a part."""
+    swav = two_modalities().double()
+    convert_sync_batch_norm(swav)
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    rank, size = (dist.get_rank() if world > 1 else 0), 8
+    model = DistributedDataParallel(swav, broadcast_buffers=False) if world > 1 else swav
+    optimizer = torch.optim.SGD(swav.parameters(), lr=0.01)
+    out = []
+    for step in range(3):  # the queues are full, and used, in the third
+        batch = mixed_batch(size, [0, 1] * (size // 2), seed=step, dtype=torch.float64)
+        optimizer.zero_grad()
+        model(part_of(batch, rank, world), progress(step)).loss.backward()
+        out += [p.grad.numpy().copy() for p in swav.parameters()]
+        optimizer.step()
+        swav.after_update(progress(step))
+    return out + [v.detach().double().numpy() for v in swav.state_dict().values()]
+
+
+@pytest.mark.ddp
+def test_per_modality__two_processes_equal_one():
+    expected = two_steps()
+    for found in run_ranks(two_steps, 2):
+        for left, right in zip(found, expected, strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-10)

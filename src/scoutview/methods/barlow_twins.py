@@ -83,4 +83,4 @@ class BarlowTwins(Objective):
         loss = barlow_twins_loss(
             z0, z1, off_diagonal=self.config.off_diagonal, eps=self.config.variance_eps
         )
-        return StepOutput(loss, {}, f0.detach())
+        return StepOutput(loss, {}, f0)

@@ -76,7 +76,7 @@ class BYOL(Objective):
         features = [self.backbone(view) for view in batch.views]  # (B, dim) each
         p0, p1 = (self.predictor(self.projector(f)) for f in features)  # (B, output_dim) each
         t0, t1 = (self._target(view) for view in batch.views)  # (B, output_dim) each
-        return StepOutput(symmetric_regression(p0, p1, t0, t1), {}, features[0].detach())
+        return StepOutput(symmetric_regression(p0, p1, t0, t1), {}, features[0])
 
     @torch.no_grad()
     def _target(self, view: Tensor) -> Tensor:

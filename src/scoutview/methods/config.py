@@ -1,6 +1,7 @@
 """What the configurations of all methods share."""
 
-from typing import Self, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar
 
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError
@@ -30,6 +31,47 @@ class MethodConfig(Config):
         """
         return self, []
 
+    @property
+    def equal_modalities(self) -> bool:
+        """Whether each batch must hold equal parts of all modalities."""
+        return False
+
+    def preflight_modalities(
+        self, sizes: Mapping[str, int], batch_size: int
+    ) -> tuple[Self, list[str]]:
+        """Fit the defaults to the data of each modality; most methods look at all together.
+
+        Args:
+            sizes: Training images of each modality, at least one modality.
+            batch_size: Images in the global batch, a multiple of the number of modalities where
+                `equal_modalities` holds.
+
+        Returns:
+            As `preflight`.
+
+        Raises:
+            ConfigError: As `preflight`.
+        """
+        return self.preflight(sum(sizes.values()), batch_size)
+
+    def for_network(self, kind: Literal["convolutional", "transformer"]) -> Self:
+        """Choose the defaults that depend on the kind of network, before `preflight`.
+
+        Args:
+            kind: Of the backbone.
+
+        Returns:
+            The configuration; what the user wrote stands in it unchanged.
+        """
+        return self
+
+    def with_defaults(self, **values: Any) -> Self:
+        """Replace defaults; what the user wrote stays, and what is replaced stays a default."""
+        silent = {name: v for name, v in values.items() if name not in self.model_fields_set}
+        copy = self.model_copy(update=silent)
+        copy.model_fields_set.difference_update(silent)
+        return copy
+
 
 C = TypeVar("C", bound=MethodConfig)
 
@@ -58,3 +100,27 @@ def lowered(config: C, field: str, limit: int, why: str) -> tuple[C, list[str]]:
         )
     message = f"{field} lowered from {value} to {limit}, because {why}."
     return config.model_copy(update={field: limit}), [message]
+
+
+def lowered_negatives(config: C, dataset_size: int, batch_size: int) -> tuple[C, list[str]]:
+    """Lower the default number of `negatives` to the images that are outside a batch.
+
+    Args:
+        config: A configuration with an integer setting `negatives`.
+        dataset_size: Images in the training set.
+        batch_size: Images in the global batch.
+
+    Returns:
+        The configuration, and a message if it changed.
+
+    Raises:
+        ConfigError: No image is left, or the user wrote more negatives.
+    """
+    others = dataset_size - batch_size
+    if others < 1:
+        raise ConfigError(
+            f"Negatives are images outside the batch, so batch_size must be at most"
+            f" {dataset_size - 1}, got {batch_size}; lower it."
+        )
+    why = f"of {dataset_size} training images a batch leaves {others}"
+    return lowered(config, "negatives", others, why)

@@ -96,7 +96,7 @@ class MoCoV2(Objective):
         loss = info_nce(query, key, self.queue.rows, temperature=self.config.temperature)
         self._new_keys.append(all_gather(key))
         logs = {"chance_loss": torch.full_like(loss.detach(), math.log(1 + len(self.queue)))}
-        return StepOutput(loss, logs, features.detach())
+        return StepOutput(loss, logs, features)
 
     @torch.no_grad()
     def _keys(self, view: Tensor, progress: Progress) -> Tensor:

@@ -87,4 +87,4 @@ class SimCLR(Objective):
         if self.config.loss_reduction == "sum_of_views":
             chance *= 2.0
         logs = {"chance_loss": torch.full_like(loss.detach(), chance)}
-        return StepOutput(loss, logs, features[: len(batch)].detach())
+        return StepOutput(loss, logs, features[: len(batch)])

@@ -65,7 +65,7 @@ class Supervised(Objective):
             raise ConfigError("supervised needs a batch with targets; give the loader labels.")
         features = [self.backbone(view) for view in batch.views]  # (B, dim) each
         losses = [self._loss(self.classifier(f), batch.targets) for f in features]
-        return StepOutput(torch.stack(losses).mean(), {}, features[0].detach())
+        return StepOutput(torch.stack(losses).mean(), {}, features[0])
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         smoothing = self.config.label_smoothing

@@ -1,6 +1,6 @@
 """SwAV: the cluster of one view is predicted from the other views; clusters have equal size.
 
-Source: Caron et al., 2020, arXiv:2006.09882.
+Source: Caron et al., 2020, arXiv:2006.09882; per modality: Ghesu et al., 2022, arXiv:2201.01283.
 Deviations: views without colour and without flips, because our images are grey and have a left and
 a right. Defaults are those of the paper's small-batch setting (256 images, queue from epoch 15),
 because that is what most readers can run. The prototypes stay frozen for an epoch rather than for a
@@ -8,6 +8,7 @@ number of steps, so that small data keep the proportion.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from scoutview.methods.config import MethodConfig, lowered
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.clustering import BesideQueue, needs_log_domain, sinkhorn
 from scoutview.nn.gather import all_gather, rank, world_size
+from scoutview.nn.grouping import check_equal_parts, equal_parts
 from scoutview.nn.heads import mlp
 from scoutview.nn.losses.swapped import prototype_scores, swapped_prediction
 from scoutview.nn.optim_config import CosineSchedule, LARSConfig, OptimizerConfig, ScheduleConfig
@@ -59,31 +61,60 @@ class SwAVConfig(MethodConfig):
     """Epochs at the start in which the prototypes do not change."""
     loss_reduction: Literal["sum", "mean"] = "sum"
     """The "sum" over the pairs of views (paper), or their "mean" (facebookresearch/swav)."""
+    per_modality: bool = False
+    """Own prototypes, assignments and queue for every modality, equal parts of which stand in each
+    batch; numbers of prototypes and rows are those of one modality."""
+    modality_reduction: Literal["mean", "sum"] = "mean"
+    """How the losses of the modalities are joined: "mean" is the mean over all images (Ghesu et
+    al., eq. 2), "sum" follows their eq. 4."""
     optimizer: OptimizerConfig = LARSConfig(lr=0.6, weight_decay=1e-6)
     """Optimiser."""
     schedule: ScheduleConfig = CosineSchedule(final=0.001)
     """Learning-rate schedule."""
 
+    @property
+    def equal_modalities(self) -> bool:
+        """Whether each batch must hold equal parts of all modalities."""
+        return self.per_modality
+
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["SwAVConfig", list[str]]:
         """Keep queue and prototypes within the data."""
+        why = f"there are {dataset_size} training images"
+        return self._fitted(dataset_size, batch_size, why, "images")
+
+    def preflight_modalities(
+        self, sizes: Mapping[str, int], batch_size: int
+    ) -> tuple["SwAVConfig", list[str]]:
+        """Keep queue and prototypes of each modality within the smallest one."""
+        if not self.per_modality:
+            return self.preflight(sum(sizes.values()), batch_size)
+        name, part = min(sizes, key=sizes.__getitem__), batch_size // len(sizes)
+        if sizes[name] < part:
+            raise ConfigError(
+                f"batch_size must be at most {sizes[name] * len(sizes)} with per_modality, because"
+                f" a batch holds equal parts of {len(sizes)} modalities and {name} has"
+                f" {sizes[name]} training images; got {batch_size}."
+            )
+        images = f"{name} has {sizes[name]} training images"
+        return self._fitted(sizes[name], part, images, "images of each modality")
+
+    def _fitted(self, size: int, batch: int, why: str, what: str) -> tuple["SwAVConfig", list[str]]:
+        """Fit to what is clustered together: `size` images, `batch` of them at once."""
         if self.prototypes < 2:
             raise ConfigError(
                 f"prototypes must be at least 2 to train, got {self.prototypes}: one cluster tells"
                 " no images apart; raise it."
             )
-        images = f"there are {dataset_size} training images"
-        whole = max(batch_size, dataset_size // batch_size * batch_size)
-        config, notes = self._queue_for(batch_size)
-        config, more = lowered(config, "queue_length", whole, images)
+        config, notes = self._queue_for(batch)
+        config, more = lowered(config, "queue_length", max(batch, size // batch * batch), why)
         notes += more
-        if "prototypes" in self.model_fields_set:
-            config, more = lowered(config, "prototypes", dataset_size, images)
-        else:  # ten images per cluster, so that a cluster can say more than an image
-            config, more = lowered(config, "prototypes", max(2, dataset_size // 10), images)
+        # by default ten images per cluster, so that a cluster can say more than an image
+        most = size if "prototypes" in self.model_fields_set else max(2, size // 10)
+        config, more = lowered(config, "prototypes", most, why)
         notes += more
-        if config.prototypes > batch_size + config.queue_length:
+        if config.prototypes > batch + config.queue_length:
             notes.append(
-                f"{batch_size} images and a queue of {config.queue_length} cannot fill"
+                f"{batch} {what} and a queue of {config.queue_length} cannot fill"
                 f" {config.prototypes} prototypes equally; raise queue_length or batch_size, or"
                 " lower prototypes."
             )
@@ -119,36 +150,48 @@ class SwAV(Objective):
         super().__init__()
         self.backbone = backbone
         self.projector = mlp(backbone.dim, config.hidden_dim, config.output_dim, batch_norm=True)
-        start = torch.randn(config.prototypes, config.output_dim)
-        self.prototypes = nn.Parameter(F.normalize(start, dim=1))  # (K, output_dim)
-        self.queues = nn.ModuleList(
+        self.modalities = num_groups if config.per_modality else 1
+        start = torch.randn(self.modalities * config.prototypes, config.output_dim)
+        self.prototypes = nn.Parameter(F.normalize(start, dim=1))  # (M K, output_dim)
+        queues = self.modalities * len(config.assigned_views) if config.queue_length else 0
+        self.queues = nn.ModuleList(  # modality by modality
             Queue(config.queue_length, config.output_dim, random=False, newest_first=True)
-            for _ in (config.assigned_views if config.queue_length else ())
+            for _ in range(queues)
         )
         self._beside_queue = BesideQueue(
             epsilon=config.epsilon, iterations=config.sinkhorn_iterations
         )
         self.config = config
-        self._new_rows: list[Tensor] = []
+        self._new_rows: list[tuple[int, Tensor]] = []
+        self._parts_checked = False
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Predict the clusters of the assigned views from all other views."""
         features = encode_views(self.backbone, batch.views)  # (V B, dim)
         embeddings = unit(self.projector(features))  # (V B, output_dim)
         embeddings = embeddings.view(len(batch.views), len(batch), -1)
-        loss, logs = self.swapped_loss(embeddings, progress)
-        return StepOutput(loss, logs, features[: len(batch)].detach())
+        if self.modalities > 1 and not self._parts_checked:
+            check_equal_parts(batch.groups, self.modalities)
+            self._parts_checked = True
+        parts = equal_parts(embeddings, batch.groups, self.modalities)
+        found = [self.swapped_loss(part, progress, m) for m, part in enumerate(parts)]
+        logs = {k: torch.stack([logs[k] for _, logs in found]).mean() for k in found[0][1]}
+        loss = torch.stack([loss for loss, _ in found]).mean()
+        if self.config.modality_reduction == "sum":
+            loss = loss * self.modalities
+            logs["chance_loss"] = logs["chance_loss"] * self.modalities
+        return StepOutput(loss, logs, features[: len(batch)])
 
     def swapped_loss(
-        self, embeddings: Tensor, progress: Progress
+        self, embeddings: Tensor, progress: Progress, modality: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of unit vectors, (V, B, output_dim), and what to log."""
+        """Compute the loss of unit vectors of one modality, (V, B, output_dim), and what to log."""
         config = self.config
         views, n, _ = embeddings.shape
-        scores = prototype_scores(embeddings.flatten(0, 1), self._prototypes(progress))
+        scores = prototype_scores(embeddings.flatten(0, 1), self._prototypes(progress, modality))
         scores = scores.view(views, n, -1)  # (V, B, K)
         assigned = torch.stack(  # (A, B, K)
-            [self._assign(i, scores[view]) for i, view in enumerate(config.assigned_views)]
+            [self._assign(i, scores[v], modality) for i, v in enumerate(config.assigned_views)]
         )
         loss = swapped_prediction(
             scores,
@@ -159,27 +202,31 @@ class SwAV(Objective):
         )
         if self.queues and progress.epoch >= config.queue_from_epoch:
             chosen = embeddings.detach()[list(config.assigned_views)]  # (A, B, output_dim)
-            self._new_rows.append(all_gather(chosen.transpose(0, 1)))  # (world B, A, output_dim)
+            rows = all_gather(chosen.transpose(0, 1))  # (world B, A, output_dim)
+            self._new_rows.append((modality, rows))
         pairs = len(config.assigned_views) * (views - 1) if config.loss_reduction == "sum" else 1
         entropy = -(assigned * (assigned + 1e-12).log()).sum(dim=2).mean()
         chance = torch.full_like(loss.detach(), pairs * math.log(config.prototypes))
         return loss, {"chance_loss": chance, "assignment_entropy": entropy}
 
-    def _prototypes(self, progress: Progress) -> Tensor:
+    def _prototypes(self, progress: Progress, modality: int) -> Tensor:
+        own = self.prototypes.chunk(self.modalities)[modality]  # (K, output_dim)
         steps_per_epoch = progress.total_steps / max(1, progress.total_epochs)
         if progress.step < self.config.frozen_epochs * steps_per_epoch:
             # A gradient of zero rather than none, because data-parallel training waits for one.
-            return self.prototypes.detach() + 0.0 * self.prototypes
-        return self.prototypes
+            return own.detach() + 0.0 * own
+        return own
 
     @torch.no_grad()
-    def _assign(self, number: int, scores: Tensor) -> Tensor:
+    def _assign(self, number: int, scores: Tensor, modality: int = 0) -> Tensor:
         """Cluster the rows of one view, scores (B, K), together with its queue, if that is full."""
         config = self.config
-        queue = self.queues[number] if self.queues else None
+        first = modality * len(config.assigned_views)
+        queue = self.queues[first + number] if self.queues else None
         if isinstance(queue, Queue) and queue.is_full:
             past = queue.rows.tensor_split(world_size())[rank()]  # each process takes its share
-            return self._beside_queue.assign(past, self.prototypes, scores)
+            own = self.prototypes.chunk(self.modalities)[modality]
+            return self._beside_queue.assign(past, own, scores)
         return sinkhorn(
             scores,
             epsilon=config.epsilon,
@@ -190,9 +237,10 @@ class SwAV(Objective):
     @torch.no_grad()
     def after_update(self, progress: Progress) -> None:
         """Store the projections of the step and bring the prototypes back to unit length."""
-        for rows in self._new_rows:  # one entry per accumulated part
-            for number, queue in enumerate(self.queues):
+        for modality, rows in self._new_rows:  # one entry per modality and accumulated part
+            for number, column in enumerate(rows.unbind(dim=1)):
+                queue = self.queues[modality * rows.shape[1] + number]
                 assert isinstance(queue, Queue)
-                queue.write(rows[:, number])
+                queue.write(column)
         self._new_rows.clear()
         self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
