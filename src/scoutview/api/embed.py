@@ -14,6 +14,7 @@ from scoutview.api.index import open_cohort
 from scoutview.api.store import stored
 from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.base.files import atomic_writer, read_json, require_empty, write_json
+from scoutview.base.progress import bar
 from scoutview.data.samples import DataConfig
 from scoutview.index.cohort import Cohort
 from scoutview.nn.backbones import BackboneConfig, build_backbone
@@ -104,15 +105,15 @@ def embed(
     if file.is_file():
         return file
     pieces = []
-    for number, begin in enumerate(range(0, len(rows), part)):
-        piece = folder / f"part-{number:05d}.npy"
-        if not piece.is_file():
-            found = _features(
-                backbone, evaluation, rows[begin : begin + part], accelerator, precision
-            )
-            _save(piece, found)
-            log.info("embed: %d of %d images", min(begin + part, len(rows)), len(rows))
-        pieces.append(piece)
+    with bar("embed", total=len(rows)) as shown:
+        for number, begin in enumerate(range(0, len(rows), part)):
+            piece = folder / f"part-{number:05d}.npy"
+            chosen = rows[begin : begin + part]
+            if not piece.is_file():
+                _save(piece, _features(backbone, evaluation, chosen, accelerator, precision))
+                log.info("embed: %d of %d images", begin + len(chosen), len(rows))
+            pieces.append(piece)
+            shown.advance(len(chosen))
     features = np.concatenate([np.load(piece) for piece in pieces])
     write_embeddings(file, table[["image_id", "patient_id", "split"]], features)
     for piece in pieces:

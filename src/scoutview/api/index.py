@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from scoutview.base.progress import bar
 from scoutview.index.build import Progress, build_cohort
 from scoutview.index.cohort import Cohort
 from scoutview.index.config import IndexConfig
@@ -24,7 +25,7 @@ def index(
         sources: Files and folders of DICOM, NIfTI, PNG, JPEG, TIFF, npz or zip; only read.
         out: The cohort folder.
         config: Labels, boxes, labelmaps and reports to join; splits; privacy key.
-        progress: Called with files done and files found.
+        progress: Called with files done and files found, beside the bar.
 
     Returns:
         The cohort folder.
@@ -34,7 +35,14 @@ def index(
         RunError: `out` holds something else.
     """
     given = [sources] if isinstance(sources, str | Path) else sources
-    build_cohort([Path(source) for source in given], Path(out), config, progress=progress)
+    with bar("index") as shown:
+
+        def report(done: int, found: int) -> None:
+            shown.reach(done, found)
+            if progress is not None:
+                progress(done, found)
+
+        build_cohort([Path(source) for source in given], Path(out), config, progress=report)
     return Path(out)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from scoutview.cli.terminal import counter, note, settings
+from scoutview.cli.terminal import note, settings
 
 
 def index(
@@ -57,9 +57,6 @@ def index(
         values["strict"] = True
     if workers is not None:
         values["workers"] = workers
-    with counter("index") as progress:
-        folder = run(
-            sources, out, config=settings(IndexConfig, config, values, set_), progress=progress
-        )
+    folder = run(sources, out, config=settings(IndexConfig, config, values, set_))
     note(show(folder).text)
     note(f"Cohort: {folder}")

@@ -28,6 +28,7 @@ from pydantic import Field
 from scoutview.base.config import Config
 from scoutview.base.errors import DataError, RunError
 from scoutview.base.files import read_json, remove_partial
+from scoutview.base.progress import Bar, bar
 from scoutview.pixels.headers import Locator
 from scoutview.store import rows, shards
 from scoutview.store.prepare import Item, Job, crashed, prepare
@@ -115,7 +116,9 @@ def build_store(
     shards.remove_leftovers(place)
     todo = plan.items.without(_stored_entries(place, retry))
     logger.info("store: %d of %d images to decode", len(todo), len(plan.items))
-    _write_shards(plan.items.jobs(todo), place, config, workers or os.cpu_count() or 1)
+    with bar("store", total=len(todo)) as shown:
+        pieces = _prepared(plan.items.jobs(todo), workers or os.cpu_count() or 1)
+        _write_shards(pieces, place, config, shown)
     write_tables(folder, plan.table, plan.items.entries, config, plan.digest)
     store = Store.open(folder)
     if store.absent:
@@ -240,8 +243,9 @@ def _pixel_bytes(table: pd.DataFrame) -> NDArray[np.float64]:
     return np.asarray(counts.to_numpy(dtype=np.float64) * width)
 
 
-def _write_shards(jobs: Iterable[Job], place: Path, config: StoreConfig, workers: int) -> None:
-    pieces = _prepared(jobs, workers)
+def _write_shards(
+    pieces: Iterator[shards.Piece], place: Path, config: StoreConfig, shown: Bar
+) -> None:
     piece = next(pieces, None)
     while piece is not None:
         with shards.ShardWriter(place) as writer:
@@ -249,6 +253,7 @@ def _write_shards(jobs: Iterable[Job], place: Path, config: StoreConfig, workers
                 writer.size == 0 or writer.size + piece.size <= config.shard_bytes
             ):
                 writer.append(piece)
+                shown.advance(len(piece.lines))
                 piece = next(pieces, None)
             name = writer.commit()
         logger.info("store: shard %s is whole, %.0f MB", name, writer.size / 1e6)

@@ -1,17 +1,12 @@
 """The progress bar: images per second, share of time waiting for data, time left, GPU memory."""
 
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+
+from scoutview.base.progress import bar
 
 
 class TrainingBar:
@@ -25,21 +20,11 @@ class TrainingBar:
     """
 
     def __init__(self, label: str, *, total: int, start: int, shown: bool) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (shown and console.is_terminal),
-            refresh_per_second=2,
-        )
-        self._task = self._bar.add_task(label, total=total, completed=start, state="")
+        self._stack = ExitStack()
+        self._opened = bar(label, total=total, done=start, shown=shown)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bar = self._stack.enter_context(self._opened)
         return self
 
     def __exit__(
@@ -48,11 +33,11 @@ class TrainingBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._stack.close()
 
     def advance(self) -> None:
         """Count one step."""
-        self._bar.advance(self._task)
+        self._bar.advance()
 
     def show(self, metrics: dict[str, float]) -> None:
         """Show the latest metrics beside the bar."""
@@ -60,7 +45,7 @@ class TrainingBar:
         parts.append(f"data wait {100 * metrics['data_wait']:.0f} %")
         if "memory_gib" in metrics:
             parts.append(f"{metrics['memory_gib']:.1f} GiB")
-        self._bar.update(self._task, state=" · ".join(parts))
+        self._bar.say(" · ".join(parts))
 
 
 def gpu_memory(device: torch.device) -> dict[str, float]:
