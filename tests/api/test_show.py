@@ -1,12 +1,15 @@
 """Pictures on the contact sheet against what pydicom and nibabel say of the same files."""
 
+import importlib.resources
 import io
+import re
 import shutil
 import zipfile
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from PIL import Image
@@ -14,8 +17,11 @@ from PIL import Image
 from scoutview.api import show as module
 from scoutview.api.index import index
 from scoutview.api.show import show
-from scoutview.base.errors import ConfigError, DataError
+from scoutview.api.store import store
+from scoutview.api.transfer import transfer
+from scoutview.base.errors import ConfigError, DataError, LeakageError
 from scoutview.index.config import IndexConfig
+from scoutview.store import duplicates
 
 ASSETS = Path(__file__).parents[1] / "assets"
 LEG = ASSETS / "dicom_zoo" / "files" / "RG3_J2KR.dcm"
@@ -125,6 +131,71 @@ def test_show__counts_and_takes_a_part(cohort):
         show(cohort, where="modality == 'PET'")
     with pytest.raises(ConfigError, match="Did you mean"):
         show(cohort, where="modalit == 'CT'")
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """Eight real radiographs in train, of which one is also twice in val, and one moved in test."""
+    folder = tmp_path_factory.mktemp("copies")
+    demo = importlib.resources.files("scoutview") / "demo_data" / "pneumoniamnist.npz"
+    with importlib.resources.as_file(demo) as path, np.load(path) as whole:
+        images, others = whole["train_images"][:8], whole["test_images"][:6]
+    moved = np.roll(images[3], 1, axis=0)
+    moved[0] = moved[1]
+    arrays = {
+        "train_images": images,
+        "val_images": np.stack([*others[:2], images[5], images[5]]),
+        "test_images": np.stack([*others[2:], moved]),
+    }
+    labels = {
+        name.replace("images", "labels"): (np.arange(len(part)) % 2)[:, None]
+        for name, part in arrays.items()
+    }
+    np.savez(folder / "set.npz", **arrays, **labels)
+    return index(folder / "set.npz", folder / "cohort", config=IndexConfig(workers=1))
+
+
+def test_show__names_copies_as_transfer_does_once_they_are_stored(copied):
+    before = show(copied)
+    assert "copies       not looked for: there is no store yet" in before.text
+    assert before.copies is None
+    store(copied, where="split == 'val'", workers=1)
+    assert "the store lacks some of these images" in show(copied).text
+    store(copied, workers=1)
+    shown = show(copied)
+    assert "copies       exact 2, near 1" in shown.text
+    crossing = "1 image of train is a near copy of test images; 1 image of train is an exact copy"
+    assert f"Copies of images cross the split: {crossing} of val images." in shown.text
+    with pytest.raises(LeakageError, match=re.escape(crossing)):
+        transfer(copied, "classification", "random", copied.parent / "study")
+    splits = [sorted(pair) for pair in shown.copies[["split_a", "split_b"]].to_numpy().tolist()]
+    assert sorted(splits) == [["test", "train"], ["train", "val"], ["train", "val"], ["val", "val"]]
+
+
+def test_show__looks_for_copies_once(copied, monkeypatch):
+    store(copied, workers=1)
+    first = show(copied)
+    part = show(copied, where="split == 'val'")
+    assert "copies       exact 1" in part.text
+    assert "cross" not in part.text
+
+    def refuse(*arguments, **options):
+        raise AssertionError("copies are known already")
+
+    monkeypatch.setattr(duplicates, "find_duplicates", refuse)
+    pd.testing.assert_frame_equal(show(copied).copies, first.copies)
+    with pytest.raises(AssertionError, match="known already"):
+        show(copied, where="split == 'train'")
+
+
+def test_show__of_a_store_that_must_not_be_written_to(copied, monkeypatch):
+    store(copied, workers=1)
+
+    def refuse(path, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(duplicates, "atomic_writer", refuse)
+    assert "copies       none" in show(copied, where="split == 'test'").text
 
 
 def test_show__resolves_pseudonyms_only_on_request(cohort):

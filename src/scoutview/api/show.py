@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scoutview.api.index import open_cohort
-from scoutview.base.errors import DataError
+from scoutview.base.errors import DataError, RunError
 from scoutview.base.randomness import SAMPLING, generator
 from scoutview.index.cohort import Cohort
 from scoutview.index.summary import render, summarise
@@ -18,6 +18,9 @@ from scoutview.pixels.geometry import to_display
 from scoutview.pixels.intensity import default_policy, to_unit
 from scoutview.pixels.read import read
 from scoutview.results.contact_sheet import contact_sheet
+from scoutview.store.duplicates import known_duplicates
+from scoutview.store.reader import Store
+from scoutview.tasks.leakage import told_crossing
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +30,14 @@ class Shown:
     """What `show` found."""
 
     text: str
-    """Counts, geometry, labels, problems."""
+    """Counts, geometry, labels, problems, copies."""
     sheet: Path | None
     """The contact sheet, None if none was asked for."""
     originals: pd.DataFrame | None
     """With `private`: pseudonyms and what they stand for."""
+    copies: pd.DataFrame | None = None
+    """Pairs of images with the same pixels, as `store.duplicates.find_duplicates` lists them; None
+    before the store holds all of these images."""
 
 
 def show(
@@ -44,6 +50,8 @@ def show(
     private: bool = False,
 ) -> Shown:
     """Describe a cohort.
+
+    Copies of images are looked for once the store holds the pixels, and kept there.
 
     Args:
         cohort: The cohort or its folder.
@@ -61,11 +69,30 @@ def show(
         DataError: No image fits `where`, or none of the chosen can be read.
     """
     chosen = open_cohort(cohort, where)
-    text = render(summarise(chosen))
+    copies, told = _copies(chosen)
+    text = render(summarise(chosen)) + told
     rows = _sample(chosen.table, images, seed)
     written = None if sheet is None else _write_sheet(chosen, rows, Path(sheet))
     originals = chosen.originals(list(rows["image_id"])) if private else None
-    return Shown(text, written, originals)
+    return Shown(text, written, originals, copies)
+
+
+def _copies(cohort: Cohort) -> tuple[pd.DataFrame | None, str]:
+    """Look for images with the same pixels, and say what was found, in lines of the summary."""
+    head = f"{'copies':<13}"
+    try:
+        store = Store.open(cohort.folder)
+    except RunError:
+        return None, f"{head}not looked for: there is no store yet\n"
+    if not store.has(cohort.table["image_id"]):
+        return None, f"{head}not looked for: the store lacks some of these images\n"
+    pairs = known_duplicates(store, cohort)
+    counts = pairs.drop_duplicates("image_id_b")["kind"].value_counts()  # a is the earlier image
+    lines = [head + (", ".join(f"{kind} {counts[kind]:,}" for kind in counts.index) or "none")]
+    crossing = told_crossing(cohort.table.set_index("image_id")["split"], pairs)
+    if crossing:
+        lines.append(f"Copies of images cross the split: {crossing}.")
+    return pairs, "\n".join(lines) + "\n"
 
 
 def _sample(table: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:

@@ -6,6 +6,7 @@ image in 49 shifted versions. What is within a few bits is compared by its small
 pixels.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from scoutview.base.files import atomic_writer
 from scoutview.store import rows
 from scoutview.store.hashes import MARGIN, SIDE, shifted_hashes
 from scoutview.store.reader import Store
@@ -42,7 +46,41 @@ _QUERIES: Final = 4096
 
 COLUMNS: Final = ["image_id_a", "image_id_b", "kind", "split_a", "split_b", "correlation"]
 
+_SCHEMA: Final = pa.schema(
+    [(name, pa.float64() if name == "correlation" else pa.string()) for name in COLUMNS]
+)
+_VERSION: Final = 1
+"""Of what `known_duplicates` keeps: a change of the search needs the next number."""
+
 Index = NDArray[np.int64]
+
+
+def known_duplicates(store: Store, cohort: "Cohort") -> pd.DataFrame:
+    """`find_duplicates` within one cohort; the answer is kept in the store for who asks next.
+
+    What is kept is addressed by the images, their hashes and their splits, so it cannot be stale.
+
+    Args:
+        store: The store of `cohort`.
+        cohort: The images to look at.
+
+    Returns:
+        As `find_duplicates`.
+    """
+    kept = store.folder / f"duplicates-{_Part.of(store, cohort).digest}.parquet"
+    if kept.is_file():
+        found: pd.DataFrame = pq.read_table(kept, schema=_SCHEMA).to_pandas()
+        return found
+    table = pa.Table.from_pandas(
+        find_duplicates(store, cohort), schema=_SCHEMA, preserve_index=False
+    )
+    try:
+        with atomic_writer(kept) as stream:
+            pq.write_table(table, stream)
+    except OSError as error:  # a store may lie where this user must not write
+        logger.info("duplicates: not kept for the next time (%s)", error.strerror)
+    found = table.to_pandas()
+    return found
 
 
 def find_duplicates(
@@ -83,6 +121,15 @@ class _Part:
     split: NDArray[Any]
     content: NDArray[Any]
     perceptual: NDArray[np.uint64]
+
+    @property
+    def digest(self) -> str:
+        """Changes when an image, its pixels or its split does, or how copies are searched for."""
+        digest = hashlib.blake2b(f"{_VERSION}|{RADIUS}|{CORRELATION}".encode(), digest_size=8)
+        for column in (self.image_id, self.split, self.content):
+            digest.update("\n".join(map(str, column)).encode())
+        digest.update(np.ascontiguousarray(self.perceptual).tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def of(cls, store: Store, cohort: "Cohort") -> "_Part":

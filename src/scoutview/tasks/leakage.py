@@ -100,6 +100,16 @@ def resolve_copies(parts: pd.Series, pairs: pd.DataFrame, on_leak: OnLeak) -> Re
     return Resolved(frozenset(crossing["drop"]), dropped, (note,))
 
 
+def told_crossing(parts: pd.Series, pairs: pd.DataFrame) -> str:
+    """Say which images have a copy in another part, as `resolve_copies` does; "" if none has.
+
+    Args:
+        parts: Part of each image, index image_id.
+        pairs: Columns image_id_a, image_id_b, kind.
+    """
+    return _told(_crossing(parts, pairs))
+
+
 def _crossing(parts: pd.Series, pairs: pd.DataFrame) -> pd.DataFrame:
     """One row per image to drop and per kind: drop, split, of_split, kind."""
     rank = {part: i for i, part in enumerate(PARTS)}
