@@ -53,6 +53,8 @@ def main() -> None:
     except OSError as error:
         # the error's own text names the file, which may be named after a patient
         _stop(f"The system refused: {error.strerror}. SCOUTVIEW_TRACEBACK=1 shows where.")
+    except MemoryError:
+        _stop("There is not enough memory; use fewer workers or more memory. What is done is kept.")
     except KeyboardInterrupt:
         print("scoutview: stopped.", file=sys.stderr)
         sys.exit(130)

@@ -13,6 +13,7 @@ from scoutview.index.privacy import without_names
 from scoutview.index.records import READ_FAILURES, named_right, record
 from scoutview.index.schema import PRIVATE
 from scoutview.index.walk import SeenFile, walk
+from scoutview.pixels.failures import pass_on
 from scoutview.pixels.headers import Found, Header, Locator, Problem
 from scoutview.pixels.probe import probe
 
@@ -109,6 +110,7 @@ def _probe(file: SeenFile) -> Iterator[Found]:
     try:
         yield from named_right(probe(file.path))
     except READ_FAILURES as error:
+        pass_on(error)
         yield Problem(
             Locator(file.path),
             "unreadable",

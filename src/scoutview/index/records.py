@@ -19,6 +19,7 @@ from scoutview.index.privacy import (
 from scoutview.index.schema import HEADER, PRIVATE
 from scoutview.index.walk import SeenFile
 from scoutview.pixels import dicom_classes
+from scoutview.pixels.failures import pass_on
 from scoutview.pixels.geometry import direction_code, orientation_code
 from scoutview.pixels.headers import Found, Header, Locator, NonImage, Problem
 from scoutview.pixels.probe import probe
@@ -38,7 +39,7 @@ READ_FAILURES: Final = (
     AttributeError,
     ArithmeticError,
     EOFError,
-    MemoryError,
+    MemoryError,  # where the file asks for more than any machine has
     NotImplementedError,
     RecursionError,
     struct.error,
@@ -82,6 +83,7 @@ def records(file: SeenFile, key: bytes) -> Iterator[Record]:
                 row = record(found, file, key, beside)
             yield row
     except READ_FAILURES as error:
+        pass_on(error)
         count += 1
         # Only the kind of failure: its text may quote the file.
         detail = f"Reading the file failed with {type(error).__name__}."

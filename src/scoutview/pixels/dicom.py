@@ -32,6 +32,7 @@ from scoutview.pixels.dicom_header import (
     PixelElement,
     parse,
 )
+from scoutview.pixels.failures import pass_on
 from scoutview.pixels.findings import PixelError, problem
 from scoutview.pixels.geometry import is_direction, normal
 from scoutview.pixels.headers import Found, Header, Locator, NonImage, Problem
@@ -39,7 +40,7 @@ from scoutview.pixels.source import Source
 
 _READ_ERRORS: Final = (
     ArithmeticError, AssertionError, AttributeError, BytesLengthException, EOFError,
-    InvalidDicomError, LookupError, MemoryError, OSError, RuntimeError, StopIteration, SyntaxError,
+    InvalidDicomError, LookupError, OSError, RuntimeError, StopIteration, SyntaxError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom and the decoders raise for damaged files."""
@@ -86,7 +87,8 @@ def probe_dicom(source: Source, start: bytes, locator: Locator) -> Iterator[Foun
     if parsed is None or _needs_sequences(parsed.fields):
         try:
             parsed = read_with_pydicom(source)
-        except _READ_ERRORS:
+        except _READ_ERRORS as error:
+            pass_on(error)
             yield problem(locator, "damaged", "The DICOM header cannot be read to its end.")
             return
     yield from _describe(parsed, source, locator)
@@ -528,6 +530,7 @@ def decode(source: Source, locator: Locator, *, palette: bool = True) -> NDArray
         # A panic of a decoder written in Rust derives from BaseException and has no public name.
         if not isinstance(error, _READ_ERRORS) and type(error).__module__ != "pyo3_runtime":
             raise
+        pass_on(error)
         detail = f"The pixels cannot be decoded ({type(error).__name__})."
         raise PixelError(problem(locator, "damaged", detail)) from error
     return values

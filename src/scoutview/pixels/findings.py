@@ -12,6 +12,7 @@ REASONS: Final = {
     "damaged": "Export the file again from its source, or remove it.",
     "unknown_format": "Remove the file, or convert it to DICOM, NIfTI, PNG, JPEG, TIFF or npz.",
     "unsupported": "Convert the file to a supported variety, or remove it.",
+    "too_large": "Read the file on a machine with more memory, or remove it.",
     "no_pixels": "Export the image with its pixel data.",
     "encrypted": "Unpack the archive with its password and index the files.",
     "archive_too_large": "Unpack the archive by hand if you trust it, and index the folder.",

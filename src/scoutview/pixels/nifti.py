@@ -17,6 +17,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from scoutview.pixels.failures import pass_on
 from scoutview.pixels.findings import PixelError, problem
 from scoutview.pixels.headers import Found, Header, Locator
 from scoutview.pixels.source import Source
@@ -69,7 +70,8 @@ def probe_nifti(source: Source, zipped: bool, locator: Locator) -> Iterator[Foun
     try:
         with _open(source, zipped) as stream:
             layout = _layout(stream.read(HEADER_BYTES))
-    except NIFTI_ERRORS:
+    except NIFTI_ERRORS as error:
+        pass_on(error)
         yield problem(locator, "damaged", "The NIfTI header cannot be read.")
         return
     if layout is None:
@@ -109,7 +111,8 @@ def _is_short(source: Source, zipped: bool, needed: int) -> bool:
             left = needed
             while left > 0 and (chunk := stream.read(min(left, 1 << 24))):
                 left -= len(chunk)
-    except NIFTI_ERRORS:
+    except NIFTI_ERRORS as error:
+        pass_on(error)
         return True
     return left > 0
 
@@ -185,6 +188,7 @@ def decode(source: Source, zipped: bool, locator: Locator) -> NDArray[Any]:
                 raise ValueError("unsupported kind of NIfTI image")
             return _values(stream, layout, locator.item)
     except NIFTI_ERRORS as error:
+        pass_on(error)
         detail = f"The pixels cannot be decoded ({type(error).__name__})."
         raise PixelError(problem(locator, "damaged", detail)) from error
 

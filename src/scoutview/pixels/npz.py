@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoutview.pixels.archive import ARCHIVE_ERRORS, open_parts, split
+from scoutview.pixels.failures import pass_on
 from scoutview.pixels.findings import PixelError, problem
 from scoutview.pixels.headers import Found, Header, Locator
 from scoutview.pixels.nifti import contract_type
@@ -40,7 +41,8 @@ def _probe_split(archive: zipfile.ZipFile, locator: Locator, name: str) -> Itera
         with archive.open(f"{name}_images.npy") as stream:
             shape, dtype = _read_head(stream)
         labels = _read_labels(archive, name)
-    except ARCHIVE_ERRORS:
+    except ARCHIVE_ERRORS as error:
+        pass_on(error)
         yield problem(locator, "damaged", f"The arrays of split {name!r} cannot be read.")
         return
     one, channels = (shape[1:-1], 3) if shape[-1] == 3 and len(shape) > 3 else (shape[1:], 1)
@@ -106,6 +108,7 @@ def decode(locator: Locator) -> NDArray[Any]:
         values = _array(locator.path, locator.member, os.stat(locator.path).st_mtime_ns)
         return values if locator.item < 0 else values[locator.item]
     except ARCHIVE_ERRORS as error:
+        pass_on(error)
         detail = f"The array cannot be decoded ({type(error).__name__})."
         raise PixelError(problem(locator, "damaged", detail)) from error
 

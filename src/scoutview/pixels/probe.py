@@ -16,6 +16,7 @@ from typing import Final
 from scoutview.pixels import archive, dicom_classes
 from scoutview.pixels.dicom import probe_dicom
 from scoutview.pixels.dicom_header import FIRST_READ, starts_like_dicom
+from scoutview.pixels.failures import pass_on
 from scoutview.pixels.findings import problem
 from scoutview.pixels.headers import Found, Locator, NonImage
 from scoutview.pixels.nifti import HEADER_BYTES, probe_nifti, starts_like_nifti
@@ -63,6 +64,8 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 def probe(path: str | Path) -> Iterator[Found]:
     """Say what a file holds. Content decides, not the name; bad content never raises.
 
+    What the machine causes (no memory, no handles, a lost disk) is raised.
+
     Args:
         path: A file.
 
@@ -74,12 +77,14 @@ def probe(path: str | Path) -> Iterator[Found]:
     try:
         source = FileSource(locator.path)
     except OSError as error:
+        pass_on(error)
         yield problem(locator, "unreadable", f"The file cannot be opened ({error.strerror}).")
         return
     with source:
         try:
             yield from identify(source, locator)
         except OSError as error:
+            pass_on(error)
             yield problem(locator, "unreadable", f"The file cannot be read ({error.strerror}).")
 
 
@@ -130,7 +135,8 @@ def _identify_zip(source: Source, locator: Locator, depth: int) -> Iterator[Foun
     with source.stream() as stream:  # an archive does not close a stream that it was given
         try:
             opened = zipfile.ZipFile(stream)
-        except archive.ARCHIVE_ERRORS:
+        except archive.ARCHIVE_ERRORS as error:
+            pass_on(error)
             yield problem(locator, "truncated", "The archive has no readable directory at its end.")
             return
         with opened:
@@ -173,7 +179,8 @@ def _identify_member(
     try:
         source = archive.MemberSource(opened, info)
         yield from identify(source, place, depth + 1)
-    except archive.ARCHIVE_ERRORS:
+    except archive.ARCHIVE_ERRORS as error:
+        pass_on(error)
         yield problem(place, "damaged", "The archive's member cannot be unpacked.")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from scoutview.pixels.failures import pass_on
 from scoutview.pixels.findings import PixelError, problem
 from scoutview.pixels.headers import Found, Header, Locator
 from scoutview.pixels.source import Source
@@ -19,7 +20,7 @@ _MAGIC: Final = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
 )  # fmt: skip
 _RASTER_ERRORS: Final = (
-    OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, OverflowError, MemoryError,
+    OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, OverflowError,
     ArithmeticError, RuntimeError, UnidentifiedImageError, Image.DecompressionBombError, cv2.error,
 )  # fmt: skip
 _GREY: Final = {
@@ -49,7 +50,8 @@ def probe_raster(source: Source, locator: Locator) -> Iterator[Found]:
     except Image.DecompressionBombError:
         yield problem(locator, "unsupported", "The image has more than 179 million pixels.")
         return
-    except _RASTER_ERRORS:
+    except _RASTER_ERRORS as error:
+        pass_on(error)
         yield problem(locator, "damaged", "The image's header cannot be read.")
         return
     if not whole:
@@ -128,6 +130,7 @@ def decode(source: Source, locator: Locator, *, palette: bool = True) -> NDArray
                 values = [_page(image, page, palette) for page in wanted]
         return values[0] if len(values) == 1 else np.stack(values)
     except _RASTER_ERRORS as error:
+        pass_on(error)
         detail = f"The pixels cannot be decoded ({type(error).__name__})."
         raise PixelError(problem(locator, "damaged", detail)) from error
 

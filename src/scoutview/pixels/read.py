@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scoutview.pixels import dicom, nifti, npz, raster
 from scoutview.pixels.archive import ARCHIVE_ERRORS, open_parts, split
 from scoutview.pixels.dicom_header import FIRST_READ, starts_like_dicom
+from scoutview.pixels.failures import pass_on, too_large
 from scoutview.pixels.findings import PixelError, problem
-from scoutview.pixels.headers import Locator, Problem
+from scoutview.pixels.headers import Header, Locator, Problem
 from scoutview.pixels.probe import identify
 from scoutview.pixels.source import FileSource, Source
 
@@ -34,6 +35,7 @@ def read(locators: Sequence[Locator] | Locator, *, palette: bool = True) -> NDAr
     Raises:
         PixelError: A file is missing, damaged or truncated, a value does not fit, or slices differ
             in shape or type. Its `problem` is a row for the table of problems.
+        MemoryError: There is not enough memory; nothing is wrong with the file.
     """
     if isinstance(locators, Locator):
         return _contract(_read_one(locators, palette), locators)
@@ -71,9 +73,16 @@ def _read_one(locator: Locator, palette: bool) -> NDArray[Any]:
                 return _decode(source, locator, palette)
             except PixelError as error:
                 raise _explained(error, source) from error
+            except MemoryError as error:
+                found = next(identify(source, locator))
+                if not (isinstance(found, Header) and too_large(found)):
+                    raise
+                detail = "The pixels need more memory than this machine has."
+                raise PixelError(problem(locator, "too_large", detail)) from error
     except FileNotFoundError as error:
         raise PixelError(problem(locator, "unreadable", "The file is not there.")) from error
     except ARCHIVE_ERRORS as error:
+        pass_on(error)
         detail = f"The file cannot be opened ({type(error).__name__})."
         raise PixelError(problem(locator, "unreadable", detail)) from error
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoutview.base.errors import ScoutviewError
+from scoutview.pixels.failures import pass_on
 from scoutview.pixels.findings import PixelError
 from scoutview.pixels.headers import Locator
 from scoutview.pixels.read import examine, read
@@ -35,13 +36,14 @@ _DECODE_ERRORS: Final = (
     AttributeError,
     RuntimeError,
     NotImplementedError,
-    MemoryError,
+    MemoryError,  # where the file asks for more than any machine has
     EOFError,
     struct.error,
     zlib.error,
     cv2.error,
 )
-"""What decoders raise for damaged bytes; everything else is a fault of ours and stops the build."""
+"""What decoders raise for damaged bytes; everything else is a fault of ours, or of the
+machine (`pass_on`), and stops the build."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def prepare(job: Job) -> Piece:
             pixels = capped(_read(item), job.max_side, volume=item.volume)
             line = describe(item, pixels)
         except _DECODE_ERRORS as error:
+            pass_on(error)
             piece.lines.append(broken(item, *_explain(error)))
             continue
         data, codec = encode(pixels, job.codec, volume=item.volume)
