@@ -34,6 +34,10 @@ def test_backbone__gives_what_it_promises(name, channels):
         tokens = backbone.tokens(images)
         last = maps[-1].shape
         assert tokens.shape[:2] == (2, last[2] * last[3])
+        dense = backbone.dense(images)
+        assert dense.grid == tuple(last[2:])
+        torch.testing.assert_close(dense.cells, tokens)
+        torch.testing.assert_close(dense.pooled, backbone(images))
 
 
 def test_tokens__follow_the_rows_of_the_last_map():

@@ -1,6 +1,6 @@
 """Networks that turn images into features; every method and task receives one of them."""
 
-from scoutview.nn.backbones.backbone import Backbone, encode_views
+from scoutview.nn.backbones.backbone import Backbone, Dense, encode_views
 from scoutview.nn.backbones.build import BackboneConfig, build_backbone, timm_arguments
 
-__all__ = ["Backbone", "BackboneConfig", "build_backbone", "encode_views", "timm_arguments"]
+__all__ = ["Backbone", "BackboneConfig", "Dense", "build_backbone", "encode_views", "timm_arguments"]

@@ -1,12 +1,23 @@
 """The face that a network shows to methods and tasks: pooled features, maps, tokens, pyramid."""
 
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from scoutview.base.errors import ConfigError
+
+
+class Dense(NamedTuple):
+    """What one pass over images gives: a feature per place, and one per image."""
+
+    cells: Tensor
+    """Features row by row, (B, P, token width)."""
+    grid: tuple[int, ...]
+    """Places along every axis, P in all."""
+    pooled: Tensor
+    """Features of the whole images, (B, D)."""
 
 
 class Backbone(nn.Module):
@@ -83,10 +94,34 @@ class Backbone(nn.Module):
         Returns:
             Features row by row, (B, P, token width); class and register tokens are left out.
         """
+        return self._cells(self.model.forward_features(x))
+
+    def dense(self, x: Tensor) -> Dense:
+        """Compute features of places and of whole images in one pass.
+
+        Args:
+            x: Images, (B, C, H, W).
+
+        Returns:
+            What `tokens` and `forward` give, and how the places lie.
+        """
         out: Tensor = self.model.forward_features(x)
+        cells = self._cells(out)
+        if out.ndim == 3:  # a transformer's patches have no overlap
+            grid = tuple(side // self.strides[-1] for side in x.shape[2:])
+        else:
+            grid = tuple(out.shape[1:3] if self._channels_last else out.shape[2:])
+        return Dense(cells, grid, self.model.forward_head(out))
+
+    @property
+    def _channels_last(self) -> bool:
+        return getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+
+    def _cells(self, out: Tensor) -> Tensor:
+        """Lay the last map or the tokens out row by row."""
         if out.ndim == 3:  # (B, prefix + P, D)
             return out[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+        if self._channels_last:
             return out.flatten(1, 2)  # (B, P, D)
         return out.flatten(2).transpose(1, 2)  # (B, P, D)
 
