@@ -187,7 +187,7 @@ class MemoryBank(nn.Module):
     # --- a shard is not a buffer, so it is moved, saved and loaded here ---
 
     def _apply(self, fn: Any, recurse: bool = True) -> "MemoryBank":
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.sharded:
             self.rows = fn(self.rows)
         return self
