@@ -43,8 +43,12 @@ from scoutview.train.preflight import check_budget, estimate
 from scoutview.train.probe import LabelledProbe
 from scoutview.views.defaults import LIMITS, for_modalities
 from scoutview.views.pipeline import Views
-from scoutview.views.policy import EvalView, MultiCrop, TwoCrops
-from scoutview.views.presets import multi_crop_for_small_images, two_crops_for_small_images
+from scoutview.views.policy import CropsAndPatches, EvalView, MultiCrop, TwoCrops
+from scoutview.views.presets import (
+    multi_crop_for_small_images,
+    patches_for_small_images,
+    two_crops_for_small_images,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -293,6 +297,8 @@ def _fitted_views(settings: MethodConfig, plan: _Plan) -> tuple[MethodConfig, li
             fitted = two_crops_for_small_images(fitted, side)
         elif isinstance(fitted, MultiCrop):
             fitted = multi_crop_for_small_images(fitted, side)
+        elif isinstance(fitted, CropsAndPatches):
+            fitted = patches_for_small_images(fitted, side)
         else:
             fitted = fitted.model_copy(update={"size": side})
         notes.append(f"Views are lowered to the images' own size, {side} pixels.")

@@ -16,9 +16,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from scoutview.base.errors import unknown
-from scoutview.views.policy import Augment, EvalView, Intensity, MultiCrop, TwoCrops
+from scoutview.views.policy import (
+    Augment,
+    CropsAndPatches,
+    EvalView,
+    Intensity,
+    MultiCrop,
+    TwoCrops,
+)
 
-P = TypeVar("P", TwoCrops, MultiCrop, EvalView)
+P = TypeVar("P", TwoCrops, MultiCrop, CropsAndPatches, EvalView)
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,11 @@ def for_modality(modality: str, policy: P) -> P:
         second = None if policy.second is None else _limited(policy.second, limits)
         changes = {"first": _limited(policy.first, limits), "second": second}
         return policy.model_copy(update=changes)
+    if isinstance(policy, CropsAndPatches):
+        parts = {name: getattr(policy, name) for name in ("first", "second", "patch")}
+        return policy.model_copy(
+            update={n: None if a is None else _limited(a, limits) for n, a in parts.items()}
+        )
     if isinstance(policy, MultiCrop):
         augment = tuple(_limited(a, limits) for a in policy.augment)
         return policy.model_copy(update={"augment": augment})

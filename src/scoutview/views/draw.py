@@ -11,6 +11,7 @@ those of the stored image.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import le, mul
 from typing import Final, NamedTuple
 
@@ -40,8 +41,10 @@ SOLARISE_WHETHER: Final = 23
 CUT_WHETHER: Final = 24
 CUT_COUNT: Final = 25
 CUT_BOX: Final = 26  # 4 boxes of 6 slots: extent and position along at most 3 axes
+ORDER: Final = 50  # the patches of a crop come in the order of these numbers
+PLACE: Final = 51  # 3 slots, one per axis: where a patch lies in its cell
 SLOTS: Final = 64
-"""Slots per view; 50 to 63 are free for later parameters."""
+"""Slots per view; 54 to 63 are free for later parameters."""
 
 _MAX_NDIM: Final = 3
 
@@ -115,11 +118,17 @@ def draw_specs(
             " check what the reader returned."
         )
     boxes = any(spec.augment.cut_out is not None for spec in specs)
-    used = SLOTS if boxes else CUT_BOX  # every slot is drawn, unused ones are not unpacked
+    cut = sum(spec.cut is not None for spec in specs)  # patches, which come last
+    used = SLOTS if boxes or cut else CUT_BOX  # every slot is drawn, unused ones are not unpacked
     table: list[list[float]] = rng.random((len(specs), SLOTS))[:, :used].tolist()
-    return [
-        _draw_one(spec, shape, uniform, spacing) for spec, uniform in zip(specs, table, strict=True)
+    whole = len(specs) - cut
+    views = [
+        _draw_one(spec, shape, uniform, spacing)
+        for spec, uniform in zip(specs[:whole], table[:whole], strict=True)
     ]
+    if cut:
+        views += _draw_patches(specs[whole:], shape, table[whole:], spacing)
+    return views
 
 
 def replay(
@@ -153,14 +162,48 @@ def _draw_one(
     if spec.fit is not None:
         middle = [n / 2 for n in shape]
         return ViewParams(_affine(None, _fitted_zoom(spec, shape), middle, spec.size), spec.size)
-    augment, intensity = spec.augment, spec.augment.intensity
+    return _treated(spec, _crop(spec, shape, uniform, spacing), uniform)
+
+
+def _crop(
+    spec: ViewSpec, shape: Sequence[int], uniform: list[float], spacing: Sequence[float] | None
+) -> Rows:
     zoom = _crop_zoom(spec, shape, uniform)
-    turn = _turn(augment, len(shape), uniform, spacing)
+    turn = _turn(spec.augment, len(shape), uniform, spacing)
     centre = _centre(zoom, turn, spec.size, shape, uniform)
+    return _affine(turn, _flipped(spec.augment, zoom, uniform), centre, spec.size)
+
+
+def _draw_patches(
+    specs: Sequence[ViewSpec],
+    shape: Sequence[int],
+    table: list[list[float]],
+    spacing: Sequence[float] | None,
+) -> list[ViewParams]:
+    """Draw one crop with the first row of the table, then a patch of one of its cells per row."""
+    cut = specs[0].cut
+    assert cut is not None
+    size = tuple(cut.grid * length for length in cut.cell)
+    crop = _crop(replace(specs[0], size=size), shape, table[0], spacing)
+    cells = sorted(range(len(specs)), key=lambda number: table[number][ORDER])
+    patches = []
+    for spec, uniform, cell in zip(specs, table, cells, strict=True):
+        start, number = [0.0] * len(size), cell
+        for axis in reversed(range(len(size))):  # cells are counted along the last axis first
+            number, place = divmod(number, cut.grid)
+            free = cut.cell[axis] - spec.size[axis]
+            start[axis] = place * cut.cell[axis] + free * uniform[PLACE + axis]
+        affine = tuple((*row[:-1], row[-1] + sum(map(mul, row, start))) for row in crop)
+        patches.append(_treated(spec, affine, uniform))
+    return patches
+
+
+def _treated(spec: ViewSpec, affine: Rows, uniform: list[float]) -> ViewParams:
+    augment, intensity = spec.augment, spec.augment.intensity
     brightness, contrast = _jitter(intensity, uniform)
     solarised = uniform[SOLARISE_WHETHER] < intensity.solarise_probability
     return ViewParams(
-        _affine(turn, _flipped(augment, zoom, uniform), centre, spec.size),
+        affine,
         spec.size,
         augment.border,
         brightness,

@@ -109,6 +109,16 @@ _NOTHING = Augment()
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """How a crop is cut into patches."""
+
+    grid: int
+    """Cells along every axis."""
+    cell: tuple[int, ...]
+    """Size of a cell in pixels of the view."""
+
+
+@dataclass(frozen=True, slots=True)
 class ViewSpec:
     """One view of a policy, with its size resolved for a number of spatial dimensions."""
 
@@ -119,6 +129,8 @@ class ViewSpec:
     fit: Fit | None = None
     """Set for the evaluation view, which draws nothing."""
     fraction: float = 1.0
+    cut: Cut | None = None
+    """Set for the patches of a crop; those of one crop stand together."""
     log_ratio: Range = field(init=False)
 
     def __post_init__(self) -> None:
@@ -215,6 +227,77 @@ class MultiCrop(Config):
         return self.augment[group] if len(self.augment) > 1 else self.augment[0]
 
 
+class CropsAndPatches(Config):
+    """Random crops, and one more crop that is cut into a grid of patches in random order.
+
+    Each patch is a random part of its cell, so that edges do not tell which patches are neighbours.
+
+    Source: Misra and van der Maaten, 2019, arXiv:1912.01991, section 3.2 and appendix A; Noroozi
+    and Favaro, 2016, arXiv:1603.09246.
+    """
+
+    crops: Literal[1, 2] = 1
+    """Crops beside the patches; they come first."""
+    size: Size = 224
+    """Size of the crops."""
+    scale: Range = (0.2, 1.0)
+    """Area of a crop as a fraction of the image."""
+    ratio: Range = _RATIO
+    """Width over height of a crop and of the crop that is cut, relative to the view's."""
+    first: Augment = Augment()
+    second: Augment | None = None
+    """Treatment of the second crop; like the first when not given."""
+    grid: int = Field(3, ge=1, le=4)
+    """Cells along every axis of the crop that is cut."""
+    cell_size: Size = 85
+    """Size of a cell."""
+    patch_size: Size = 64
+    """Size of the patch that is taken out of each cell."""
+    patch_scale: Range = (0.6, 1.0)
+    """Area of the crop that is cut as a fraction of the image."""
+    patch: Augment | None = None
+    """Treatment of the patches; like the first crop's when not given. Flip and rotation are those
+    of the crop that is cut, the rest is drawn for each patch."""
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        _check_crop(self.size, self.scale, self.ratio)
+        _check_crop(self.cell_size, self.patch_scale, self.ratio)
+        _check_size(self.patch_size)
+        if self.second is not None and self.crops == 1:
+            raise ValueError("second needs a second crop; set crops to 2 or leave second out")
+        axes = max(len(s) for s in (self.cell_size, self.patch_size, (0,)) if isinstance(s, tuple))
+        cell, patch = (resolve_size(s, axes) for s in (self.cell_size, self.patch_size))
+        if any(p > c for p, c in zip(patch, cell, strict=True)):
+            raise ValueError(
+                f"patch_size must be at most cell_size, which is {self.cell_size}, got"
+                f" {self.patch_size}"
+            )
+        return self
+
+    @property
+    def n_views(self) -> int:
+        """Views per image of two dimensions."""
+        return self.crops + self.grid**2
+
+    def specs(self, ndim: int) -> tuple[ViewSpec, ...]:
+        """Resolve the views for images of `ndim` spatial dimensions: crops, then patches."""
+        size = resolve_size(self.size, ndim)
+        crops = (self.first, self.second or self.first)[: self.crops]
+        cut = Cut(self.grid, resolve_size(self.cell_size, ndim))
+        patch = ViewSpec(
+            resolve_size(self.patch_size, ndim),
+            self.patch_scale,
+            self.ratio,
+            self.patch or self.first,
+            cut=cut,
+        )
+        return (
+            *(ViewSpec(size, self.scale, self.ratio, augment) for augment in crops),
+            *[patch] * self.grid**ndim,
+        )
+
+
 class EvalView(Config):
     """The one view that features, probes and predictions see. Nothing is random."""
 
@@ -240,7 +323,7 @@ class EvalView(Config):
         return (ViewSpec(size, fit=self.fit, fraction=self.fraction),)
 
 
-ViewPolicy = TwoCrops | MultiCrop | EvalView
+ViewPolicy = TwoCrops | MultiCrop | CropsAndPatches | EvalView
 
 
 def resolve_size(size: Size, ndim: int) -> tuple[int, ...]:

@@ -5,11 +5,21 @@ and solarise are off unless asked for (the papers: 0.5 and, in the second view o
 Twins, 0.2), because they change what a scan says; see `views.defaults`.
 """
 
-from scoutview.views.policy import Augment, Intensity, MultiCrop, Range, Size, TwoCrops
+from scoutview.views.policy import (
+    Augment,
+    CropsAndPatches,
+    Intensity,
+    MultiCrop,
+    Range,
+    Size,
+    TwoCrops,
+)
 
 _REFERENCE_SIDE = 224
 _SMALLEST_CROP, _SMALLEST_LOCAL_CROP = 16, 12
 """Pixels of the stored image along the side of a crop, large and local."""
+_SMALLEST_PATCH = 12
+"""Pixels of a patch, which may be larger than what it shows: networks halve it several times."""
 
 
 def _augment(strength: float, *, blur: float, flip: float, solarise: float = 0.0) -> Augment:
@@ -113,6 +123,31 @@ def multi_crop_for_small_images(policy: MultiCrop, side: int) -> MultiCrop:
                 for scale, pixels in zip(policy.scales, least, strict=True)
             ),
             "augment": tuple(_smaller(a, side) for a in policy.augment),
+        }
+    )
+
+
+def patches_for_small_images(policy: CropsAndPatches, side: int) -> CropsAndPatches:
+    """Fit a policy as `two_crops_for_small_images` does; patches keep 12 pixels along a side.
+
+    At 28 pixels a cell of the grid shows about 8 pixels of the image, which are enlarged: such a
+    puzzle says less than one of a large image.
+
+    Args:
+        policy: A policy for crops of 224 pixels.
+        side: Pixels of the stored images along their shorter side.
+    """
+    patch = policy.patch_size if isinstance(policy.patch_size, int) else max(policy.patch_size)
+    cell = policy.cell_size if isinstance(policy.cell_size, int) else max(policy.cell_size)
+    small = max(_SMALLEST_PATCH, round(side * patch / _REFERENCE_SIDE))
+    augments = {name: getattr(policy, name) for name in ("first", "second", "patch")}
+    return policy.model_copy(
+        update={
+            "size": side,
+            "scale": _least(policy.scale, side, _SMALLEST_CROP),
+            "patch_size": small,
+            "cell_size": round(small * cell / patch),
+            **{n: None if a is None else _smaller(a, side) for n, a in augments.items()},
         }
     )
 
