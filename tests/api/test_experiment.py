@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from scoutview.api.experiment import Arm, ExperimentConfig, Pretraining, experim
 from scoutview.api.pretrain import PretrainConfig
 from scoutview.api.transfer import TransferConfig
 from scoutview.base.errors import ConfigError, RunError, ScoutviewError
+from scoutview.base.progress import show_bars
+from scoutview.index.cohort import Cohort
 from scoutview.methods.simclr import SimCLRConfig
+from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
+from scoutview.store.reader import Store
 from scoutview.tasks.probe import LinearProbe, LogisticRegression
 from scoutview.train.signals import TrainingStoppedError
 from scoutview.views.policy import EvalView
@@ -138,6 +143,47 @@ def test_experiment__a_failing_arm_is_named_and_the_others_are_kept(cohort, done
         experiment(cohort, done, grid(arms=(*grid().arms, nowhere)), resume=True)
     assert len(scores(done)) >= 6
     assert (done / "results" / "results.html").is_file()
+
+
+def test_experiment__where_selects_in_store_pretraining_transfer_and_embeddings(tmp_path):
+    cohort = radiograph_cohort(tmp_path, COUNTS)
+    table = Cohort.open(cohort).table
+    wanted = set(table["image_id"][table["image_id"] > "5"])
+    assert 40 < len(wanted) < len(table) - 20
+    arms = (
+        grid().arms[0],
+        Arm(initialisation="random"),
+    )
+    transfer = grid().transfer
+    narrow = transfer.data.model_copy(update={"where": "image_id > '3'"})
+    transfer = transfer.model_copy(update={"data": narrow, "seeds": (0,)})
+    config = grid(arms=arms, transfer=transfer, where="image_id > '5'")
+    experiment(cohort, tmp_path / "out", config)
+    assert len(Store.open(cohort)) == len(wanted)
+    run = RunFolder.open(tmp_path / "out" / "pretraining" / "simclr")
+    assert run.config["data"]["where"] == "image_id > '5'"
+    study = Study.open(tmp_path / "out" / "studies" / "simclr")
+    (_, probed), *_ = study.runs()
+    assert probed.config["data"]["where"] == "(image_id > '5') and (image_id > '3')"
+    assert set(probed.predictions()["image_id"]) <= wanted
+    rows, _ = study.embeddings("simclr")
+    assert set(rows["image_id"]) == wanted
+    with pytest.raises(ConfigError, match="begun with other pre-training settings"):
+        experiment(cohort, tmp_path / "out", grid(arms=arms, where="height > 1"), resume=True)
+
+
+def test_experiment__shows_a_bar_for_all_that_runs(tmp_path, terminal):
+    show_bars()
+    cohort = radiograph_cohort(tmp_path, COUNTS)
+    probe = grid().arms[0].pretraining
+    quick = probe.config.model_copy(update={"epochs": 1, "progress": True})
+    arm = Arm(pretraining=probe.model_copy(update={"config": quick}))
+    experiment(cohort, tmp_path / "out", grid(arms=(arm, Arm(initialisation="random"))))
+    shown = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|━|╸|╺", "", terminal.getvalue()).split())
+    done = ("index 1/1", "store 112/112", "simclr 2/2", "embed 112/112")
+    done += ("transfer simclr 2/2", "transfer random 2/2", "experiment 3/3")
+    for bar in done:
+        assert bar in shown, bar
 
 
 @pytest.mark.slow

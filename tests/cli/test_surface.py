@@ -46,7 +46,7 @@ def test_help__of_the_root_lists_every_verb(capsys):
     assert all(f"│ {verb} " in text for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", ["store", "show", "pretrain", "transfer", "embed"])
+@pytest.mark.parametrize("verb", ["store", "show", "pretrain", "transfer", "embed", "experiment"])
 def test_where__is_everywhere(verb):
     assert "--where" in flags(verb)
 

@@ -1,5 +1,6 @@
 """`experiment`: a grid of initialisations in; pre-training runs, studies and one page out."""
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -21,6 +22,7 @@ from scoutview.api.transfer import Mode, TransferConfig, like_run, transfer
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, RunError, ScoutviewError, missing_extra
 from scoutview.base.files import read_json, require_empty, write_json
+from scoutview.base.progress import Bar, bar, show_bars
 from scoutview.methods import config_class
 from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
@@ -29,6 +31,7 @@ from scoutview.train.signals import TrainingStoppedError
 logger = logging.getLogger(__name__)
 
 Backend = Literal["local", "ray"]
+Settings = TypeVar("Settings", PretrainConfig, TransferConfig)
 
 VERSION: Final = 1
 """Version of experiment.json."""
@@ -94,6 +97,9 @@ class ExperimentConfig(Config):
     """Title of the page."""
     replicates: int = Field(default=2000, ge=100)
     """Bootstrap draws of test patients."""
+    where: str | None = None
+    """Only images for which this expression over the cohort's columns holds, in every pre-training
+    and transfer; a `data.where` of their own narrows it."""
 
     @field_validator("arms")
     @classmethod
@@ -138,14 +144,18 @@ def experiment(
     """
     folder, place = Path(out).resolve(), Path(cohort).resolve()
     _begin(folder, config, resume=resume)
-    stored(open_cohort(place))  # once, before the arms would all do it
+    config = _selected(config)
+    stored(open_cohort(place, config.where))  # once, before the arms would all do it
     spread = _BACKENDS[backend]
     wishes = [arm for arm in config.arms if arm.pretraining is not None]
-    runs = spread(pretrain_arm, [(place, folder, config, arm) for arm in wishes], workers)
-    if runs:  # what is compared with a backbone has its size and sees what it saw
-        shared = like_run(config.transfer, runs[0])
-        config = config.model_copy(update={"transfer": shared})
-    studies = spread(transfer_arm, [(place, folder, config, arm) for arm in config.arms], workers)
+    with bar("experiment", total=len(wishes) + len(config.arms)) as shown:
+        jobs = [(place, folder, config, arm) for arm in wishes]
+        runs = _counted(spread(pretrain_arm, jobs, workers), shown)
+        if runs:  # what is compared with a backbone has its size and sees what it saw
+            shared = like_run(config.transfer, runs[0])
+            config = config.model_copy(update={"transfer": shared})
+        jobs = [(place, folder, config, arm) for arm in config.arms]
+        studies = _counted(spread(transfer_arm, jobs, workers), shown)
     with _replaced(folder / "results") as results:
         return compare(
             studies,
@@ -171,9 +181,34 @@ def _begin(folder: Path, config: ExperimentConfig, *, resume: bool) -> None:
 
 def _wishes(values: dict[str, Any]) -> dict[str, Any]:
     """Pre-trainings by the name of their arm, as plain values."""
-    arms = ExperimentConfig.build(values).arms
+    arms = _selected(ExperimentConfig.build(values)).arms
     plain = (arm.model_dump(mode="json")["pretraining"] for arm in arms)
     return {arm.label: wish for arm, wish in zip(arms, plain, strict=True) if wish is not None}
+
+
+def _selected(config: ExperimentConfig) -> ExperimentConfig:
+    """Hold every pre-training and the transfers to the images of the experiment."""
+    if config.where is None:
+        return config
+
+    def narrowed(part: Settings) -> Settings:
+        own = part.data.where
+        both = config.where if own is None else f"({config.where}) and ({own})"
+        return part.model_copy(update={"data": part.data.model_copy(update={"where": both})})
+
+    arms = tuple(
+        arm
+        if arm.pretraining is None
+        else arm.model_copy(
+            update={
+                "pretraining": arm.pretraining.model_copy(
+                    update={"config": narrowed(arm.pretraining.config)}
+                )
+            }
+        )
+        for arm in config.arms
+    )
+    return config.model_copy(update={"arms": arms, "transfer": narrowed(config.transfer)})
 
 
 def _require_same_pretraining(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -233,7 +268,7 @@ def transfer_arm(job: Job) -> Path:
     with _named(arm):
         study = transfer(cohort, config.task, start, place, settings, resume=True)
         if arm.pretraining is not None:
-            _embed(cohort, Path(start), Study.open(study))
+            _embed(cohort, Path(start), Study.open(study), config.transfer.data.where)
     return study
 
 
@@ -252,23 +287,34 @@ def _run_of(folder: Path, arm: Arm) -> Path:
     return folder / "pretraining" / arm.label
 
 
-def _embed(cohort: Path, run: Path, study: Study) -> None:
+def _embed(cohort: Path, run: Path, study: Study, where: str | None) -> None:
     """Compute the features that the page's map and neighbours show."""
     for one in study.content.initialisations:
         place = study.embeddings_folder(one.name)
         if not (place / "embeddings.parquet").is_file():
-            embed(cohort, run, place, resume=place.exists())
+            embed(cohort, run, place, where=where, resume=place.exists())
 
 
-def _local(work: Work, jobs: Sequence[Job], workers: int) -> list[Path]:
+def _counted(done: Iterator[Path], shown: Bar) -> list[Path]:
+    """Collect results as they come."""
+    found = []
+    for path in done:
+        found.append(path)
+        shown.advance()
+    return found
+
+
+def _local(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Path]:
     if workers == 1 or len(jobs) < 2:
-        return [work(job) for job in jobs]
+        yield from map(work, jobs)
+        return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(pool.map(work, jobs))
+    quiet = functools.partial(show_bars, False)  # bars of several processes would mix
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=quiet) as pool:
+        yield from pool.map(work, jobs)
 
 
-def _ray(work: Work, jobs: Sequence[Job], workers: int) -> list[Path]:
+def _ray(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Path]:
     try:
         import ray
     except ImportError as error:
@@ -278,7 +324,7 @@ def _ray(work: Work, jobs: Sequence[Job], workers: int) -> list[Path]:
         ray.init(num_cpus=None if _joins_cluster() else workers, include_dashboard=False)
     try:
         task = ray.remote(work)
-        return list(ray.get([task.remote(job) for job in jobs]))
+        yield from map(ray.get, [task.remote(job) for job in jobs])
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, ScoutviewError) else error from None
     finally:
@@ -290,7 +336,7 @@ def _joins_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-_BACKENDS: dict[Backend, Callable[[Work, Sequence[Job], int], list[Path]]] = {
+_BACKENDS: dict[Backend, Callable[[Work, Sequence[Job], int], Iterator[Path]]] = {
     "local": _local,
     "ray": _ray,
 }

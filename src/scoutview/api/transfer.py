@@ -29,6 +29,7 @@ from scoutview.api.transfer_runs import (
 )
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, DataError, LeakageError, unknown
+from scoutview.base.progress import bar
 from scoutview.data.samples import DataConfig
 from scoutview.index.cohort import Cohort
 from scoutview.index.labels import Policy
@@ -37,7 +38,7 @@ from scoutview.results.provenance import environment
 from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
 from scoutview.stats.comparison import check_distinct
-from scoutview.store.duplicates import find_duplicates
+from scoutview.store.duplicates import find_duplicates, known_duplicates
 from scoutview.store.reader import Store
 from scoutview.tasks import TASKS
 from scoutview.tasks.evaluation import Evaluation, Rows
@@ -141,19 +142,22 @@ def transfer(
     start = read_start(initialisation, config)
     config, seen_otherwise = _as_pretrained(start, config)
     whole = open_cohort(cohort)
-    store = stored(whole)
-    images = _images(whole, store, config)
-    pairs = find_duplicates(store, whole.where(config.data.where))
+    part = whole.where(config.data.where)
+    store = stored(part)
+    images = _images(part, store, config)
+    pairs = known_duplicates(store, part)
     blocks, notes, dropped = _split(images, pairs, config)
     notes += seen_otherwise
-    notes += _seen_in_pretraining(start, whole, images, blocks, config)
+    notes += _seen_in_pretraining(start, part, images, blocks, config)
     study = _study(out, task, whole, config, resume)
     study.add_initialisation(start.name, start.kind, method=start.method, run=start.run)
     _add_details(study, notes, dropped)
     cells = list(_cells(images, blocks, config))
-    for position, cell in enumerate(cells):
-        log.info("%s: run %d of %d", start.name, position + 1, len(cells))
-        _run(study, start, images, cell, config)
+    with bar(f"transfer {start.name}", total=len(cells)) as shown:
+        for position, cell in enumerate(cells):
+            log.info("%s: run %d of %d", start.name, position + 1, len(cells))
+            _run(study, start, images, cell, config)
+            shown.advance()
     _check_repetitions(study, start, config)
     return study.path
 
@@ -265,14 +269,13 @@ def _as_pretrained(start: Start, config: TransferConfig) -> tuple[TransferConfig
 # ------------------------------------------------------------------ images and split
 
 
-def _images(whole: Cohort, store: Store, config: TransferConfig) -> Images:
+def _images(part: Cohort, store: Store, config: TransferConfig) -> Images:
     """Select the images that have a label and pixels."""
     if config.data.split is not None:
         raise ConfigError(
             f"transfer needs train, val and test, got data.split = {config.data.split!r}; leave it"
             " out, and select images with data.where."
         )
-    part = whole.where(config.data.where)
     targets = read_targets(part.table, part.labels, config.labels, uncertain=config.uncertain)
     rows = store.row_of(part.table["image_id"])
     keep = np.flatnonzero(targets.known & store.present()[rows])
@@ -343,7 +346,7 @@ def _part_of(table: pd.DataFrame, fold: int) -> pd.Series:
 
 def _seen_in_pretraining(
     start: Start,
-    whole: Cohort,
+    part: Cohort,
     images: Images,
     blocks: dict[int, dict[str, Rows]],
     config: TransferConfig,
@@ -357,9 +360,10 @@ def _seen_in_pretraining(
             f"{start.name}: the pre-training cohort is not there, so nobody looked for test images"
             " in it."
         ]
-    same = seen.folder.resolve() == whole.folder.resolve()
-    other = (images.evaluation.store if same else stored(seen), seen)
-    pairs = find_duplicates(images.evaluation.store, whole.where(config.data.where), against=other)
+    store = images.evaluation.store
+    same = seen.folder.resolve() == part.folder.resolve()
+    same = same and store.has(seen.table["image_id"])
+    pairs = find_duplicates(store, part, against=(store if same else stored(seen), seen))
     tested = np.unique(np.concatenate([block["test"] for block in blocks.values()]))
     test = images.table["image_id"].iloc[tested].tolist()
     allow = config.on_leak == "allow"

@@ -14,6 +14,7 @@ def experiment(
     out: Path,
     config: Path,
     set_: Annotated[tuple[str, ...], Parameter("--set")] = (),
+    where: str | None = None,
     workers: int = 1,
     backend: Literal["local", "ray"] = "local",
     resume: bool = False,
@@ -30,6 +31,8 @@ def experiment(
         YAML or JSON file with the arms and what they share.
     set_
         One setting, as transfer.fractions=[0.1,1]. May be repeated.
+    where
+        Only images for which this holds, in every part, as "modality == 'CT'".
     workers
         Arms at the same time.
     backend
@@ -40,6 +43,7 @@ def experiment(
     from scoutview.api.experiment import ExperimentConfig
     from scoutview.api.experiment import experiment as run
 
-    grid = settings(ExperimentConfig, config, {}, set_)
+    flags = {} if where is None else {"where": where}
+    grid = settings(ExperimentConfig, config, flags, set_)
     page = run(cohort, out, grid, workers=workers, backend=backend, resume=resume)
     note(f"Results page: {page}")
