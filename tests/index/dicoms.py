@@ -1,9 +1,13 @@
 """Generated DICOM files: one template written by pydicom, patched in place, thousands a second."""
 
+import gzip
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import nibabel
 import numpy as np
+from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -81,10 +85,44 @@ def write_series(folder: Path, series: int, slices: int, *, patient: int | None 
         (folder / f"{n:04d}.dcm").write_bytes(content)
 
 
-def write_many(folder: Path, count: int, *, per_series: int = 50, broken_every: int = 100) -> int:
-    """Many series, one broken file in `broken_every`; returns the number of broken files."""
+def _png() -> bytes:
+    stream = BytesIO()
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _nifti() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 999, (16, 16, 16)).astype(np.int16)
+    return gzip.compress(nibabel.Nifti1Image(noise, np.eye(4)).to_bytes(), mtime=0)
+
+
+PNG, NIFTI = _png(), _nifti()
+
+BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "cut DICOM": (lambda whole: whole[:-300], "truncated"),
+    "cut DICOM header": (lambda whole: whole[:300], "truncated"),
+    "DICOM without magic": (
+        lambda whole: whole.replace(b"DICM", b"DIXM"),
+        "unknown_format",
+    ),
+    "nothing": (lambda whole: b"", "empty"),
+    "zeros": (lambda whole: bytes(len(whole)), "unknown_format"),
+    "cut PNG": (lambda whole: PNG[: len(PNG) // 2], "truncated"),
+    "PNG without header": (lambda whole: PNG[:8] + bytes(50), "damaged"),
+    "cut gzip": (lambda whole: NIFTI[: len(NIFTI) // 2], "truncated"),
+    "gzip of noise": (lambda whole: NIFTI[:10] + b"\xff" * 400, "damaged"),
+    "zip without directory": (lambda whole: b"PK\3\4" + whole[:500], "truncated"),
+}
+"""Ways in which a file is broken, by what they do to a whole one, with the reason to be told."""
+
+
+def write_many(
+    folder: Path, count: int, *, per_series: int = 50, broken_every: int = 100
+) -> dict[str, int]:
+    """Many series, one broken file in `broken_every`; returns the broken files by reason."""
     template = encoded()
-    broken = 0
+    broken: dict[str, int] = {}
+    kinds = list(BROKEN.values())
     for n in range(count):
         series, slice_number = divmod(n, per_series)
         place = folder / f"{series // 100:03d}" / f"{series:06d}"
@@ -94,7 +132,8 @@ def write_many(folder: Path, count: int, *, per_series: int = 50, broken_every: 
             template, image=n, series=series, patient=series // 3, z=2.0 * slice_number
         )
         if n % broken_every == broken_every - 1:
-            content = content[: len(content) - 300]
-            broken += 1
+            breaks, reason = kinds[sum(broken.values()) % len(kinds)]
+            content = breaks(content)
+            broken[reason] = broken.get(reason, 0) + 1
         (place / f"{slice_number:04d}").write_bytes(content)
     return broken

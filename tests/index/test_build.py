@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.index.dicoms import encoded, slice_bytes, write_many, write_series
+from tests.index.dicoms import BROKEN, encoded, slice_bytes, write_many, write_series
+from tests.index.measured import FOLDER
 from tests.processes import kill_everywhere
 
 from scoutview.base.errors import DataError, LeakageError, RunError
@@ -391,32 +392,64 @@ def test_build__killed_anywhere_is_never_whole_and_goes_on(tmp_path, finished_be
 _MEASURE = """
 import resource, sys
 from pathlib import Path
-from scoutview.index.build import build_cohort
+from tests.index import measured
+from scoutview.index import build
 from scoutview.index.config import IndexConfig
-build_cohort([Path(sys.argv[1])], Path(sys.argv[2]), IndexConfig(workers=1))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+if __name__ == "__main__":
+    build.scan, build.group, build.START_SECONDS = measured.scan, measured.group, 0.0
+    config = IndexConfig(workers=int(sys.argv[3]))
+    build.build_cohort([Path(sys.argv[1])], Path(sys.argv[2]), config)
+    measured._write_peak()
 """
 
 
-def peak_megabytes(source, out):
-    command = [sys.executable, "-c", _MEASURE, str(source), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(done.stdout.split()[-1]) * unit / 2**20
+def peak_megabytes(source, out, workers):
+    """Peaks of all processes that did something, added up, though they need not coincide."""
+    peaks = out.with_name(f"{out.name}-peaks")
+    peaks.mkdir()
+    script = out.with_name(f"{out.name}.py")
+    script.write_text(_MEASURE)
+    command = [sys.executable, str(script), str(source), str(out), str(workers)]
+    root = str(Path(__file__).parents[2])
+    subprocess.run(command, check=True, env={**os.environ, FOLDER: str(peaks), "PYTHONPATH": root})
+    found = [int(file.read_text()) for file in peaks.iterdir()]
+    assert len(found) == (1 if workers == 1 else workers + 1), "all processes have worked"
+    return sum(found) / 1024
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Two folders of generated files, and what is broken in the larger one."""
+    folder = tmp_path_factory.mktemp("many")
+    write_many(folder / "few", 2_000)
+    return folder, write_many(folder / "many", 20_000)
 
 
 @pytest.mark.slow
-def test_build__memory_does_not_grow_with_files_and_every_broken_one_is_listed(tmp_path):
-    write_many(tmp_path / "few", 2_000)
-    broken = write_many(tmp_path / "many", 20_000)
-    small = peak_megabytes(tmp_path / "few", tmp_path / "a")
-    large = peak_megabytes(tmp_path / "many", tmp_path / "b")
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc for peaks")
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.ddp)])
+def test_build__memory_does_not_grow_with_files_and_every_broken_one_is_listed(
+    many, tmp_path, workers
+):
+    folder, broken = many
+    small = peak_megabytes(folder / "few", tmp_path / "a", workers)
+    large = peak_megabytes(folder / "many", tmp_path / "b", workers)
     cohort = Cohort.open(tmp_path / "b")
-    assert broken == 200
-    assert reasons(cohort) == ["truncated"] * broken
-    assert problems(cohort)["file_id"].nunique() == broken
-    assert cohort.table["n_slices"].sum() == 20_000 - broken
+    assert sum(broken.values()) == 200
+    assert cohort.content["counts"]["problems"] == broken
+    assert problems(cohort)["file_id"].nunique() == 200
+    assert cohort.table["n_slices"].sum() == 20_000 - 200
     assert large <= small + 50
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_build__names_what_is_broken_and_keeps_the_rest(tmp_path, kind):
+    write_series(tmp_path / "s", 1, 3)
+    breaks, reason = BROKEN[kind]
+    (tmp_path / "s" / "x").write_bytes(breaks((tmp_path / "s" / "0001.dcm").read_bytes()))
+    cohort = build(tmp_path / "s", tmp_path / "c")
+    assert reasons(cohort) == [reason]
+    assert list(cohort.table["n_slices"]) == [3]
 
 
 def test_cohort_json__says_what_is_there(tmp_path):
