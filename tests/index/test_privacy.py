@@ -1,6 +1,7 @@
 import hashlib
 import hmac
 import logging
+import re
 import stat
 import warnings
 import zipfile
@@ -13,6 +14,7 @@ from pydicom.datadict import DicomDictionary, keyword_for_tag
 from tests.index.dicoms import dataset
 
 from scoutview.base.errors import ConfigError, DataError, ScoutviewError
+from scoutview.index import build as build_module
 from scoutview.index.build import build_cohort
 from scoutview.index.config import IndexConfig, LabelTable
 from scoutview.index.privacy import (
@@ -27,7 +29,10 @@ from scoutview.index.privacy import (
 from scoutview.index.summary import render, summarise
 
 NAME, DATE, STREET = "QUIXOTE", "19470313", "Windmuehlgasse"
-SECRETS = (NAME, DATE, STREET, NAME.title(), "1947-03-13", "73119284")
+TIME, AGE = "073119.284", "073Y"
+SECRETS = (NAME, DATE, STREET, NAME.title(), "1947-03-13", "73119284", TIME, "07:31:19")
+_AGE = re.compile(rf"(?<![0-9A-Za-z]){AGE}(?![0-9A-Za-z])")
+"""Four letters stand in random bytes by chance, but not as a word."""
 
 
 def test_pseudonym__is_the_hmac_of_kind_and_id():
@@ -85,8 +90,8 @@ def _text(representation):
         "PN": f"{NAME}^DON",
         "DA": DATE,
         "DT": f"{DATE}120000",
-        "TM": "073119.284",
-        "AS": "073Y",
+        "TM": TIME,
+        "AS": AGE,
         "CS": NAME,
         "AE": NAME,
         "SH": f"{NAME} {DATE}",
@@ -163,21 +168,34 @@ def _everything(folder):
             yield str(table.schema.metadata)
 
 
-def test_privacy__no_planted_secret_leaves_the_private_file(tmp_path, caplog):
+def test_planted__holds_a_secret_of_every_kind_in_every_file(tmp_path):
+    for path in _sources(tmp_path).rglob(f"{NAME}?.dcm"):
+        content = path.read_bytes().decode("latin-1")
+        assert [secret for secret in (NAME, DATE, STREET, TIME) if secret not in content] == []
+        assert len(_AGE.findall(content)) + content.count(f"AS\4\0{AGE}") >= 1
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.ddp)])
+def test_privacy__no_planted_secret_leaves_the_private_file(
+    tmp_path, caplog, capfd, monkeypatch, workers
+):
     caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(build_module, "START_SECONDS", 0.0)
+    monkeypatch.setattr(build_module, "_CHUNK", 3)
     source = _sources(tmp_path)
-    cohort = build_cohort([source], tmp_path / "c", IndexConfig(workers=1))
+    cohort = build_cohort([source], tmp_path / "c", IndexConfig(workers=workers))
     table = cohort.table
     assert set(table["modality"]) == {"CT", "other", "unknown"}
     assert (table["burned_in"] == "yes").any()
     assert sum(cohort.content["counts"]["problems"].values()) >= 4
     shown = [*_everything(cohort.folder), caplog.text, render(summarise(cohort)), repr(cohort)]
+    shown += capfd.readouterr()  # also what worker processes print
     private = str(pq.read_table(cohort.folder / "private.parquet").to_pydict())
     assert NAME in private, "the secrets must have been where the readers look"
     assert "73119284" in private
-    for secret in SECRETS:
-        for text in shown:
-            assert secret not in text
+    for text in shown:
+        assert [secret for secret in SECRETS if secret in text] == []
+        assert not _AGE.search(text)
 
 
 def test_privacy__errors_do_not_show_ids_or_folders(tmp_path, caplog):

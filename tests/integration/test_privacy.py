@@ -2,10 +2,13 @@
 
 import io
 import logging
+import os
 import socket
 import stat
 import sys
+import tempfile
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from tests.cohorts import TINY, write_radiographs
 from tests.command_line import scoutview
 from tests.integration.planted import NAME, NUMBER, SECRETS, secrets_in, write_sources, written
 
+from scoutview.index import build
 from scoutview.index.cohort import Cohort
 
 IMAGES = 40
@@ -33,14 +37,14 @@ def path(tmp_path_factory):
     scans, table = write_sources(folder / "in", images, labels)
     out = folder / "out"
     cohort, run, study = out / "cohort", out / "run", out / "study"
-    index = ("index", scans, "--out", cohort, "--labels", table, "--workers", 1)
+    index = ("index", scans, "--out", cohort, "--labels", table, "--workers", 2)
     split = ("--split", "holdout", "--set=split.val=0.25", "--set=split.test=0.25")
     pretrain = ("pretrain", cohort, "--method", "simclr", "--out", run, *NETWORK)
     budget = ("--epochs", 2, "--batch-size", 8, "--set=log_every=1", "--set=probe_every=1")
     transfer = ("transfer", cohort, "--init", run, "--init", "random", "--out", study, *NETWORK)
     lines = [
         (*index, *split),
-        ("store", cohort, "--workers", 1),
+        ("store", cohort, "--workers", 2),
         ("show", cohort, "--sheet", out / "sheet.png", "--images", 6),
         (*pretrain, *budget),
         (*transfer, "--seed", 0, "--seed", 1, "--fraction", 0.5),
@@ -67,18 +71,38 @@ def run_all(lines):
     stream = io.StringIO()
     capture.setattr(sys, "stdout", stream)
     capture.setattr(sys, "stderr", stream)
+    capture.setattr(build, "START_SECONDS", 0.0)  # worker processes from the first file on
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             warnings.simplefilter("ignore", ResourceWarning)  # Python shows none by itself
-            statuses = [scoutview(*line) for line in lines]
+            with tempfile.TemporaryFile("w+", errors="replace") as printed:
+                with all_processes_into(printed):
+                    statuses = [scoutview(*line) for line in lines]
+                printed.seek(0)
+                by_processes = printed.read()
     finally:
         capture.undo()
         root.removeHandler(handler)
         root.setLevel(before)
-    text = "\n".join([stream.getvalue(), *(str(warning.message) for warning in told)])
+    warned = (str(warning.message) for warning in told)
+    text = "\n".join([stream.getvalue(), by_processes, *warned])
     assert statuses == [0] * (len(lines) - 2) + [2, 2], text
     return text, "\n".join(records)
+
+
+@contextmanager
+def all_processes_into(file):
+    """Let a file take the descriptors of output and errors, which worker processes share."""
+    kept = [os.dup(1), os.dup(2)]
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        for descriptor, copy in enumerate(kept, start=1):
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
 
 def test_privacy__secrets_reached_the_readers(path):
@@ -96,7 +120,7 @@ def test_privacy__only_private_parquet_holds_a_secret(path):
     out, _, _ = path
     found = {}
     for name, text in written(out):
-        for secret in secrets_in(text):
+        for secret in secrets_in(text, name):
             found.setdefault(name, set()).add(secret)
     private = found.pop("cohort/private.parquet")
     assert {NAME, NUMBER} & private
