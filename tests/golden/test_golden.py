@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.golden.adapters_clusters import deepcluster_v2
 from torch import Tensor, nn
 
 from scoutview.base.errors import ConfigError
@@ -431,6 +432,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
     "byol": ("byol", byol),
     "barlow_twins": ("barlow_twins", barlow_twins),
     "swav": ("swav", swav),
+    "deepcluster_v2": ("deepcluster_v2", deepcluster_v2),
     "lars": ("train.optimizers", lars),
     "schedules": ("train.schedules", schedule),
     "knn": ("nn.probe_solvers", knn),

@@ -1,9 +1,12 @@
 """Small objectives of every registered method, built without naming any."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from scoutview.contract import LabelSpec, Objective, Progress
+from scoutview.contract import LabelSpec, Objective, Progress, Sweep
 from scoutview.data.batch import Batch
 from scoutview.methods import build, config_class
 from scoutview.methods.config import MethodConfig
@@ -15,6 +18,8 @@ SMALL = {
     "hidden_dim": 32,
     "output_dim": 16,
     "prototypes": 8,
+    "clusters": (4, 6),
+    "prototype_warmup": 0.0,
     "queue_length": 8,
     "queue_from_epoch": 0,
     "frozen_epochs": 0.0,
@@ -106,6 +111,25 @@ def part_of(batch: Batch, rank: int, world: int) -> Batch:
         groups=batch.groups[mine],
         targets=None if batch.targets is None else batch.targets[mine],
     )
+
+
+def sweep_of(
+    name: str,
+    rank: int = 0,
+    world: int = 1,
+    *,
+    images: int = 64,
+    dtype: torch.dtype = torch.float32,
+) -> Sweep:
+    """Passes over the first images of the training set, for `between_epochs`, in two batches."""
+
+    def sweep() -> Iterator[Batch]:
+        mine = part_of(make_batch(name, images, seed=7, dtype=dtype), rank, world)
+        for part in range(2):
+            batch = part_of(mine, part, 2)
+            yield replace(batch, views=batch.views[:1])
+
+    return sweep
 
 
 def progress(step: int, total: int = 30) -> Progress:

@@ -14,6 +14,7 @@ from tests.methods.objectives import (
     small_backbone,
     small_config,
     small_objective,
+    sweep_of,
 )
 from tests.processes import run_ranks
 from torch.nn.parallel import DistributedDataParallel
@@ -26,13 +27,22 @@ from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
 
 RESNET18 = BackboneConfig(name="resnet18", small_stem=True)
 GLOBAL_BATCH = 4
+EPOCH = 10
+"""Steps of `train` between two calls of `between_epochs`."""
 WORLD = 2
 
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 
 
+def started(name: str) -> Objective:
+    """A small objective at the start of its first epoch."""
+    objective = small_objective(name)
+    objective.between_epochs(sweep_of(name), progress(0))
+    return objective
+
+
 def train(
-    name: str, objective: Objective, steps: int, lr: float = 3e-3
+    name: str, objective: Objective, steps: int, lr: float = 3e-3, first: int = 0
 ) -> tuple[list[float], dict[str, float]]:
     """Adam on one batch: losses, and the largest gradient entry of each parameter.
 
@@ -41,7 +51,9 @@ def train(
     trainable = {n: p for n, p in objective.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(trainable.values(), lr=lr)
     losses, largest = [], dict.fromkeys(trainable, 0.0)
-    for step in range(steps):
+    for step in range(first, first + steps):
+        if step % EPOCH == 0:
+            objective.between_epochs(sweep_of(name), progress(step))
         out = objective(make_batch(name, 8, seed=0), progress(step))
         loss = out.loss
         optimizer.zero_grad()
@@ -58,6 +70,8 @@ def train(
 @every_method
 def test_loss__is_a_finite_scalar_with_features_and_detached_logs(name):
     objective = small_objective(name)
+    assert math.isfinite(float(objective(make_batch(name, 8), progress(0)).loss.detach()))
+    objective = started(name)
     batch = make_batch(name, 8)
     out = objective(batch, progress(0))
     assert out.loss.shape == ()
@@ -82,7 +96,7 @@ def test_state_dict__holds_all_that_training_depends_on(name):
     objective, copy = small_objective(name), small_objective(name)
     train(name, objective, steps=5)
     copy.load_state_dict(objective.state_dict())
-    results = [train(name, o, steps=2)[0] for o in (objective, copy)]
+    results = [train(name, o, steps=2, first=5)[0] for o in (objective, copy)]
     assert results[0] == results[1]
     for key, value in objective.state_dict().items():
         assert torch.equal(value, copy.state_dict()[key]), key
@@ -90,10 +104,10 @@ def test_state_dict__holds_all_that_training_depends_on(name):
 
 @every_method
 def test_bf16_autocast__gives_a_float32_loss_near_the_full_one(name):
-    objective = small_objective(name)
+    objective = started(name)
     batch = make_batch(name, 8)
     full = float(objective(batch, progress(0)).loss.detach())
-    objective = small_objective(name)
+    objective = started(name)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = objective(batch, progress(0))
     assert out.loss.dtype == torch.float32
@@ -104,14 +118,14 @@ def test_bf16_autocast__gives_a_float32_loss_near_the_full_one(name):
 @every_method
 def test_channels_last__gives_the_same_loss(name):
     batch = make_batch(name, 8)
-    full = float(small_objective(name)(batch, progress(0)).loss.detach())
-    objective = small_objective(name).to(memory_format=torch.channels_last)
+    full = float(started(name)(batch, progress(0)).loss.detach())
+    objective = started(name).to(memory_format=torch.channels_last)
     assert float(objective(batch, progress(0)).loss.detach()) == pytest.approx(full, rel=1e-4)
 
 
 @every_method
 def test_teacher_and_buffers__take_no_gradient(name):
-    objective = small_objective(name)
+    objective = started(name)
     objective(make_batch(name, 8), progress(0)).loss.backward()
     frozen = [p for p in objective.parameters() if not p.requires_grad]
     assert all(p.grad is None for p in frozen)
@@ -193,6 +207,8 @@ def two_steps(name: str, rank: int, world: int) -> list[tuple[dict, dict]]:
     optimizer = torch.optim.SGD(trainable.values(), lr=0.01, momentum=0.9)
     out = []
     for step in range(2):
+        sweep = sweep_of(name, rank, world, images=16, dtype=torch.float64)
+        objective.between_epochs(sweep, progress(step))
         batch = make_batch(name, GLOBAL_BATCH, seed=step, dtype=torch.float64)
         loss = wrapped(part_of(batch, rank, world), progress(step)).loss
         optimizer.zero_grad()

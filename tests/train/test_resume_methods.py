@@ -4,11 +4,10 @@ import multiprocessing
 import os
 import random
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
-from tests.methods.objectives import make_batch, small_config, small_objective
+from tests.methods.objectives import make_batch, small_config, small_objective, sweep_of
 
 from scoutview.methods import METHODS
 from scoutview.results.provenance import environment
@@ -32,8 +31,7 @@ class Drawn:
             start += 1
 
     def sweep(self):
-        batch = make_batch(self._name, BATCH, seed=0)
-        yield replace(batch, views=batch.views[:1])
+        return sweep_of(self._name)()
 
 
 def train(name, folder, *, resume=False, die_at=None):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METHODS: Final[dict[str, tuple[str, str, str]]] = {
     "barlow_twins": ("scoutview.methods.barlow_twins", "BarlowTwinsConfig", "BarlowTwins"),
     "byol": ("scoutview.methods.byol", "BYOLConfig", "BYOL"),
+    "deepcluster_v2": ("scoutview.methods.deepcluster_v2", "DeepClusterV2Config", "DeepClusterV2"),
     "moco_v2": ("scoutview.methods.moco_v2", "MoCoV2Config", "MoCoV2"),
     "simclr": ("scoutview.methods.simclr", "SimCLRConfig", "SimCLR"),
     "supervised": ("scoutview.methods.supervised", "SupervisedConfig", "Supervised"),
