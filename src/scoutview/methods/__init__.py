@@ -21,6 +21,10 @@ METHODS: Final[dict[str, tuple[str, str, str]]] = {
 }
 """Module, configuration class and method class of each name."""
 
+OUTSIDE: Final = "scoutview.methods"
+"""Entry points of methods in other packages: name = module:attribute, a pair of a configuration
+class and a method class. Installed packages are looked through only for names not in `METHODS`."""
+
 
 def config_class(name: str) -> type["MethodConfig"]:
     """Find the configuration class of a method.
@@ -42,8 +46,25 @@ def method_class(name: str) -> type["Objective"]:
 
 def _load(name: str, part: int) -> Any:
     if name not in METHODS:
-        raise unknown("method", name, METHODS)
+        return _outside(name)[part - 1]
     return getattr(import_module(METHODS[name][0]), METHODS[name][part])
+
+
+def _outside(name: str) -> tuple[Any, Any]:
+    """Load a method of another package."""
+    from importlib.metadata import entry_points
+
+    points = {point.name: point for point in entry_points(group=OUTSIDE)}
+    if name not in points:
+        raise unknown("method", name, [*METHODS, *points])
+    try:
+        config, method = points[name].load()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"Method {name!r} comes from {points[name].value!r}, which must be a pair (a"
+            f" configuration class, a method class) of an installed package; loading it failed: {error}"
+        ) from error
+    return config, method
 
 
 def build(
