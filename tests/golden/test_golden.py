@@ -394,11 +394,8 @@ def schedule(case: Case) -> dict[str, Any]:
     steps = case.ins["steps"].tolist()
     out = {"lr": np.array([function(a, step) for step in steps])}
     if "momentum" in case.outs:
-        out["momentum"] = np.array(
-            [schedules.moco_v3_momentum(step, m=a["m"], epochs=a["epochs"]) for step in steps]
-        )
-        ours = [cosine_momentum(a["m"], step / a["epochs"]) for step in steps]
-        np.testing.assert_allclose(out["momentum"], ours, rtol=1e-12)
+        found = [cosine_momentum(a["m"], step / a["epochs"]) for step in steps]
+        out["momentum"] = np.array(found)
     return out
 
 

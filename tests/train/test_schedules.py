@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.golden.adapters_schedules import trained
 
 from scoutview.nn.optim_config import (
     ConstantSchedule,
@@ -10,6 +11,7 @@ from scoutview.nn.optim_config import (
     CyclicCosineSchedule,
     StepSchedule,
 )
+from scoutview.nn.teacher import cosine_momentum
 from scoutview.train import schedules
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "schedules"
@@ -62,11 +64,7 @@ def test_moco_v3__lr_and_momentum_equal_the_original_code():
         name,
         lambda e, a: schedules.moco_v3_lr(e, lr=a["lr"], epochs=a["epochs"], warmup=a["warmup"]),
     )
-    check(
-        name,
-        lambda e, a: schedules.moco_v3_momentum(e, m=a["m"], epochs=a["epochs"]),
-        "out_momentum",
-    )
+    check(name, lambda e, a: cosine_momentum(a["m"], e / a["epochs"]), "out_momentum")
 
 
 def test_sgdr_lr__equals_the_original_code():
@@ -96,9 +94,15 @@ def test_swav_lr__equals_the_original_code():
     check("swav_warmup_cosine", swav)
 
 
-def test_byol_momentum__starts_at_base_and_ends_at_one():
-    values = [schedules.byol_momentum(k, base=0.996, total_steps=100) for k in (0, 50, 100)]
-    assert values == pytest.approx([0.996, 0.998, 1.0])
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.json")), ids=lambda file: file.stem)
+def test_rate__expresses_every_golden_schedule(file):
+    meta = json.loads(file.read_text())
+    training = trained(meta["arguments"])
+    assert training is not None
+    with np.load(file.with_suffix(".npz")) as arrays:
+        steps, expected = arrays["in_steps"], arrays["out_lr"]
+    found = np.array([training.at(step) for step in steps.tolist()]).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, **meta["tolerance"]["when_run_in_float64"])
 
 
 def test_rate__gives_the_named_schedules():

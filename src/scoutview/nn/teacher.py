@@ -39,6 +39,7 @@ def cosine_momentum(base: float, fraction: float) -> float:
         base: Momentum at the start, in [0, 1].
         fraction: Share of the training that is done; 1 is reached at 1 and kept.
 
-    Source: Grill et al., 2020, arXiv:2006.07733, section 3.2.
+    Source: Grill et al., 2020, arXiv:2006.07733, section 3.2; facebookresearch/moco-v3
+    `main_moco.py`, `adjust_moco_momentum`.
     """
     return 1.0 - (1.0 - base) * (math.cos(math.pi * min(fraction, 1.0)) + 1.0) / 2.0

@@ -1,4 +1,4 @@
-"""Learning-rate and momentum schedules as pure functions of a step, each named by its source.
+"""Learning-rate schedules as pure functions of a step, each named by its source.
 
 All of them return plain floats; steps and epochs count from 0.
 """
@@ -70,14 +70,6 @@ def byol_lr(
     return warmup_cosine(step, peak=peak, total=total_steps, warmup=warmup_steps, final=0.0)
 
 
-def byol_momentum(step: int, *, base: float, total_steps: int) -> float:
-    """Weight of the old teacher: rises from `base` to 1 along half a cosine.
-
-    Source: Grill et al., 2020, arXiv:2006.07733, section 3.3.
-    """
-    return 1 - (1 - base) * (math.cos(math.pi * step / total_steps) + 1) / 2
-
-
 def moco_lr(
     epoch: float, *, lr: float, epochs: int, cos: bool = True, schedule: Sequence[int] = (120, 160)
 ) -> float:
@@ -96,14 +88,6 @@ def moco_v3_lr(epoch: float, *, lr: float, epochs: float, warmup: float) -> floa
     Source: Chen et al., 2021, arXiv:2104.02057; facebookresearch/moco-v3 `main_moco.py`.
     """
     return warmup_cosine(epoch, peak=lr, total=epochs, warmup=warmup, final=0.0)
-
-
-def moco_v3_momentum(epoch: float, *, m: float, epochs: float) -> float:
-    """Weight of the old teacher in MoCo v3: rises from `m` to 1 along half a cosine.
-
-    Source: Chen et al., 2021, arXiv:2104.02057; facebookresearch/moco-v3 `main_moco.py`.
-    """
-    return 1 - 0.5 * (1 + math.cos(math.pi * epoch / epochs)) * (1 - m)
 
 
 def swav_lr(
