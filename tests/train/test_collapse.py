@@ -85,3 +85,8 @@ def test_monitor__uniform_predictions_are_called_pinned(cohort, tmp_path):
 
 def test_monitor__a_tiny_batch_is_named(cohort, tmp_path):
     assert watched("simclr", cohort, tmp_path / "run", batch_size=4) == ["batch_too_small"]
+
+
+def test_monitor__codes_without_centring_are_named(cohort, tmp_path):
+    raised = watched("dino", cohort, tmp_path / "run", centre_momentum=1.0)
+    assert "single_code" in raised

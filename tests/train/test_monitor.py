@@ -6,7 +6,13 @@ from scoutview.nn.queues import Queue
 from scoutview.train.devices import start_fabric
 from scoutview.train.monitor import PATIENCE, REMEDIES, CollapseMonitor, feature_health, queue_size
 
-GOOD = {"loss": 3.0, "feature_std": 0.9, "effective_rank": 20.0, "projection_std": 0.8}
+GOOD = {
+    "loss": 3.0,
+    "feature_std": 0.9,
+    "effective_rank": 20.0,
+    "projection_std": 0.8,
+    "codes_used": 6.0,
+}
 
 
 def names(alarms):
@@ -38,6 +44,7 @@ def test_monitor__small_batch_and_long_queue_are_named_before_training():
         ({"projection_std": 0.01}, "collapsed_features"),
         ({"effective_rank": 2.0}, "rank_falling"),
         ({"chance_loss": 2.99}, "loss_pinned"),
+        ({"codes_used": 1.2}, "single_code"),
     ],
 )
 def test_monitor__raises_each_alarm_once_after_some_checks(line, name):

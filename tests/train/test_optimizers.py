@@ -8,7 +8,13 @@ from torch import nn
 
 from scoutview.base.errors import ConfigError
 from scoutview.nn.optim_config import AdamConfig, AdamWConfig, LARSConfig, SGDConfig
-from scoutview.train.optimizers import LARS, build_optimizer, lars_form, parameter_groups
+from scoutview.train.optimizers import (
+    LARS,
+    build_optimizer,
+    lars_form,
+    parameter_groups,
+    set_rates,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "lars"
 
@@ -190,3 +196,21 @@ def test_build_optimizer__scales_the_rate_by_the_batch(config):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
     optimizer = build_optimizer(net(), config(lr=0.1, lr_per=None), batch_size=512)
     assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_build_optimizer__can_scale_by_the_root_of_the_batch():
+    # SimCLR v2: 0.1 sqrt(4096) = 6.4 and 0.1 sqrt(256) = 1.6
+    for batch_size, expected in ((256, 1.6), (4096, 6.4)):
+        config = LARSConfig(lr=1.6, lr_growth="root")
+        optimizer = build_optimizer(net(), config, batch_size=batch_size)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_set_rates__move_the_weight_decay_along_half_a_cosine():
+    config = AdamWConfig(lr=0.1, lr_per=None, weight_decay=0.04, final_weight_decay=0.4)
+    optimizer = build_optimizer(net(), config, batch_size=256)
+    weights, rest = optimizer.param_groups
+    for fraction, expected in ((0.0, 0.04), (1 / 3, 0.13), (0.5, 0.22), (1.0, 0.4)):
+        set_rates(optimizer, config, share=0.5, fraction=fraction)
+        assert weights["weight_decay"] == pytest.approx(expected)
+        assert (weights["lr"], rest["lr"], rest["weight_decay"]) == (0.05, 0.05, 0.0)

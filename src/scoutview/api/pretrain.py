@@ -30,7 +30,7 @@ from scoutview.index.cohort import Cohort
 from scoutview.index.labels import Policy
 from scoutview.methods import build, config_class
 from scoutview.methods.config import MethodConfig
-from scoutview.nn.backbones import BackboneConfig, build_backbone
+from scoutview.nn.backbones import BackboneConfig, build_backbone, network_kind
 from scoutview.results.provenance import environment, usable_cores
 from scoutview.results.run import RunFolder
 from scoutview.store.reader import Store
@@ -196,6 +196,7 @@ def _plan(
         data = config.data.model_copy(update={"split": "train"})
         config = config.model_copy(update={"data": data})
         notes.append("Only the training part of the cohort is used (data.split = train).")
+    settings = settings.for_network(network_kind(config.backbone))
     for field in ("optimizer", "schedule"):
         if field not in config.model_fields_set:
             config = config.model_copy(update={field: getattr(settings, field)})
@@ -475,6 +476,11 @@ def _write_results(plan: _Plan, objective: Objective, run: RunFolder, fitted: Fi
     }
     with atomic_writer(run.backbone) as stream:
         stream.write(save_tensors(weights, metadata=metadata))
+    head = objective.kept_head()
+    if head is not None:
+        layers = {name: v.detach().cpu().contiguous() for name, v in head.state_dict().items()}
+        with atomic_writer(run.kept_head) as stream:
+            stream.write(save_tensors(layers))
     last = run.metrics().iloc[-1].dropna()
     notes = [*plan.notes, *(f"Alarm while training: {name}." for name in fitted.alarms)]
     run.write_model_card(_model_card(plan, fitted, notes))

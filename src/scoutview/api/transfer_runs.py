@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError
@@ -58,6 +59,9 @@ class FineTune(Config):
     """"frozen_head" keeps the backbone and trains the head through it, with views if there are."""
     head: ClassificationConfig = ClassificationConfig()
     """The classifier. `freeze_backbone` follows from `kind`."""
+    from_kept_head: bool = False
+    """Start the hidden layer of the classifier from the layer that the pre-training run kept of its
+    head (SimCLR v2), which also sets its width."""
     views: EvalView | MultiCrop | None = None
     """What training sees: null is the evaluation view, without anything random."""
     fit: FitConfig = FitConfig(
@@ -321,9 +325,35 @@ def fitted_config(mode: FineTune, count: int, seed: int) -> FitConfig:
 def _objective(mode: FineTune, start: Start, targets: Targets, seed: int) -> Classification:
     backbone = start.build(seed)
     head = mode.head.model_copy(update={"freeze_backbone": mode.kind == "frozen_head"})
+    layers = _kept_head(mode, start) if mode.from_kept_head else {}
+    if layers:
+        head = head.model_copy(update={"hidden_dim": len(layers["0.weight"]), "batch_norm": True})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Classification(backbone, head, labels=targets.spec)
+        objective = Classification(backbone, head, labels=targets.spec)
+    if layers:
+        objective.head[:3].load_state_dict(layers)
+    return objective
+
+
+def _kept_head(mode: FineTune, start: Start) -> dict[str, Tensor]:
+    """Read the layer that a run kept of its head: linear, batch norm, ReLU.
+
+    Raises:
+        ConfigError: The start is no run that kept one, or the head has a width of its own.
+    """
+    if mode.head.hidden_dim is not None:
+        raise ConfigError(
+            "from_kept_head sets the width of the classifier's hidden layer, got"
+            f" head.hidden_dim = {mode.head.hidden_dim} as well; leave one of the two out."
+        )
+    file = RunFolder.open(start.run).kept_head if start.run is not None else None
+    if file is None or not file.is_file():
+        raise ConfigError(
+            "from_kept_head needs a pre-training run that kept a layer of its head, as simclr_v2"
+            f" does; {start.name} has none, so leave it out."
+        )
+    return load_file(file)
 
 
 def _write_backbone(backbone: Backbone, run: RunFolder) -> None:

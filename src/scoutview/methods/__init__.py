@@ -1,6 +1,7 @@
 """Self-supervised methods: one file each, listed here by name. Listing them loads no torch."""
 
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from scoutview.base.errors import ConfigError, unknown
@@ -14,10 +15,16 @@ METHODS: Final[dict[str, tuple[str, str, str]]] = {
     "barlow_twins": ("scoutview.methods.barlow_twins", "BarlowTwinsConfig", "BarlowTwins"),
     "byol": ("scoutview.methods.byol", "BYOLConfig", "BYOL"),
     "deepcluster_v2": ("scoutview.methods.deepcluster_v2", "DeepClusterV2Config", "DeepClusterV2"),
+    "dino": ("scoutview.methods.dino", "DINOConfig", "DINO"),
+    "moco_v1": ("scoutview.methods.moco_v1", "MoCoV1Config", "MoCoV2"),
     "moco_v2": ("scoutview.methods.moco_v2", "MoCoV2Config", "MoCoV2"),
+    "moco_v3": ("scoutview.methods.moco_v3", "MoCoV3Config", "MoCoV3"),
     "simclr": ("scoutview.methods.simclr", "SimCLRConfig", "SimCLR"),
+    "simclr_v2": ("scoutview.methods.simclr_v2", "SimCLRV2Config", "SimCLRV2"),
+    "simsiam": ("scoutview.methods.simsiam", "SimSiamConfig", "SimSiam"),
     "supervised": ("scoutview.methods.supervised", "SupervisedConfig", "Supervised"),
     "swav": ("scoutview.methods.swav", "SwAVConfig", "SwAV"),
+    "vicreg": ("scoutview.methods.vicreg", "VICRegConfig", "VICReg"),
 }
 """Module, configuration class and method class of each name."""
 
@@ -78,6 +85,8 @@ def build(
 ) -> "Objective":
     """Build a method around a backbone.
 
+    A constructor takes the backbone, the configuration and, by name, what it needs of the rest.
+
     Args:
         name: A key of `METHODS`.
         backbone: What is trained; the method adds its heads.
@@ -96,7 +105,7 @@ def build(
             f" config_class({name!r})."
         )
     make: Any = method_class(name)
-    return cast(
-        "Objective",
-        make(backbone, config, dataset_size=dataset_size, num_groups=num_groups, labels=labels),
-    )
+    offered = {"dataset_size": dataset_size, "num_groups": num_groups, "labels": labels}
+    wanted = signature(make).parameters
+    chosen = {name: value for name, value in offered.items() if name in wanted}
+    return cast("Objective", make(backbone, config, **chosen))

@@ -19,10 +19,14 @@ class _Scaled(Config):
     """Peak learning rate, for `lr_per` images in the global batch."""
     lr_per: int | None = 256
     """The rate is multiplied by global batch / lr_per; null uses `lr` as it is."""
+    lr_growth: Literal["linear", "root"] = "linear"
+    """"root" multiplies the rate by the square root of that ratio instead."""
     lr_excluded: float | None = Field(default=None, gt=0)
     """Peak learning rate of biases and norms, if it differs from `lr`; scaled like it."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay."""
+    final_weight_decay: float | None = Field(default=None, ge=0)
+    """Weight decay at the end, reached along half a cosine; null keeps it constant."""
     decay_excluded: bool = False
     """Also decay biases and norm parameters (all parameters with fewer than two dimensions)."""
 

@@ -147,6 +147,11 @@ class RunFolder:
         return self.path / "backbone.safetensors"
 
     @property
+    def kept_head(self) -> Path:
+        """Layers behind the backbone that fine-tuning may start from (safetensors); few have it."""
+        return self.path / "kept_head.safetensors"
+
+    @property
     def model_card(self) -> Path:
         """What the exported backbone is, for people."""
         return self.path / "model_card.md"

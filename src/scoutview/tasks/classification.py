@@ -25,6 +25,8 @@ class ClassificationConfig(Config):
     """Keep the backbone's weights and batch statistics; only the head is trained."""
     hidden_dim: int | None = Field(default=None, ge=1)
     """Width of a hidden layer of the head; null for a linear head."""
+    batch_norm: bool = False
+    """Batch norm before the hidden layer's ReLU."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of features that a training step hides from the head."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -43,7 +45,9 @@ class Classification(Objective):
         self.backbone = backbone
         hidden, layers = (config.hidden_dim, 2) if config.hidden_dim else (0, 1)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = mlp(backbone.dim, hidden, labels.outputs, layers=layers)
+        self.head = mlp(
+            backbone.dim, hidden, labels.outputs, layers=layers, batch_norm=config.batch_norm
+        )
         self.exclusive = labels.kind == "multiclass"
         self.frozen = config.freeze_backbone
         self.label_smoothing = config.label_smoothing

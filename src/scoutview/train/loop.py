@@ -38,7 +38,7 @@ from scoutview.train.config import FitConfig
 from scoutview.train.devices import determinism
 from scoutview.train.loggers import open_loggers
 from scoutview.train.monitor import CollapseMonitor, feature_health
-from scoutview.train.optimizers import build_optimizer
+from scoutview.train.optimizers import build_optimizer, set_rates
 from scoutview.train.progress import TrainingBar, gpu_memory
 from scoutview.train.schedules import rate
 from scoutview.train.signals import StopRequest, TrainingStoppedError
@@ -183,8 +183,7 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
             share = rate(
                 config.schedule, step, total_steps=total_steps, steps_per_epoch=steps_per_epoch
             )
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
+            set_rates(optimizer, config.optimizer, share=share, fraction=progress.fraction)
             for part in range(config.accumulate):
                 batch = prepared(next(batches))
                 partial = part < config.accumulate - 1

@@ -34,10 +34,15 @@ PINNED_SHARE: Final = 0.01
 """A loss within this share of its chance level counts as pinned."""
 PATIENCE: Final = 3
 """Checks in a row that must agree before an alarm is raised."""
+CODES_FLOOR: Final = 1.5
+"""Fewer codes than this in a batch, counted by the exponential of their entropy, count as one."""
 GRACE_STEPS: Final = 60
 """Steps at the start in which a loss may stand at chance level."""
 SMALL_BATCH: Final = 16
 """Fewer images at once than this carry too little for negatives, codes and batch statistics."""
+
+_REPEATED: Final = ("collapsed_features", "rank_falling", "loss_pinned", "single_code")
+"""Alarms that are raised when `PATIENCE` checks agree."""
 
 _HEADS: Final = {"projector": "projection_std", "predictor": "prediction_std"}
 """Heads in the order in which features pass them, and what their spread is called."""
@@ -49,6 +54,8 @@ REMEDIES: Final = {
     " the warm-up, or use a larger batch",
     "loss_pinned": "the loss stands at the level of guessing; lower the learning rate, use fewer"
     " prototypes, a larger batch or a queue, or a smaller temperature or epsilon",
+    "single_code": "nearly all images get the same code; centre the outputs of the teacher"
+    " (centre_momentum below 1), or raise its temperature",
     "batch_too_small": "too few images at once for negatives, codes or batch statistics; raise the"
     " batch size, lower accumulate, or choose a method with a queue",
     "queue_longer_than_data": "the queue holds several copies of every image, so images repel"
@@ -83,7 +90,7 @@ class CollapseMonitor:
 
     def __init__(self, *, batch_size: int, dataset_size: int, queue_size: int = 0) -> None:
         self._sizes = (batch_size, dataset_size, queue_size)
-        self._counts = {"collapsed_features": 0, "rank_falling": 0, "loss_pinned": 0}
+        self._counts = dict.fromkeys(_REPEATED, 0)
         self._best = {"rank": 0.0, "projection": 0.0}
         self._raised: list[str] = []
 
@@ -108,7 +115,8 @@ class CollapseMonitor:
         Args:
             step: Optimiser steps done.
             metrics: `loss`, and where they were measured `feature_std`, `projection_std` and
-                `effective_rank`; `chance_loss` (ln K) where the objective logs it.
+                `effective_rank`; `chance_loss` (ln K) and `codes_used` where the objective logs
+                them.
 
         Returns:
             Alarms that are new.
@@ -116,6 +124,7 @@ class CollapseMonitor:
         rank = metrics.get("effective_rank", math.nan)
         std = metrics.get("feature_std", math.nan)
         projection = metrics.get("projection_std", math.nan)
+        codes = metrics.get("codes_used", math.nan)
         # Without a stop-gradient the projections shrink while the features still look alive.
         shrunk = projection < min(PROJECTION_FLOOR, PROJECTION_SHARE * self._best["projection"])
         seen = {
@@ -124,6 +133,7 @@ class CollapseMonitor:
                 std < STD_FLOOR or projection < STD_FLOOR or shrunk,
             ),
             "rank_falling": (rank, rank < RANK_SHARE * self._best["rank"]),
+            "single_code": (codes, codes < CODES_FLOOR),
             "loss_pinned": (
                 metrics["loss"],
                 step >= GRACE_STEPS and _at_chance(metrics),
@@ -159,7 +169,7 @@ class CollapseMonitor:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self._counts = dict(state["counts"])
+        self._counts = self._counts | dict(state["counts"])
         self._best = dict(state["best"])
         self._raised = list(state["raised"])
 

@@ -1,5 +1,6 @@
 """LARS in its published forms, and optimisers built from their configurations."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -218,18 +219,23 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
         config: Says whether the rest is decayed, adapted, and at which rate.
 
     Returns:
-        One or two groups; the second is excluded from what the configuration excludes. Each holds
-        `peak`, its share of the learning rate, which the loop multiplies with the schedule.
+        Weights and the rest, which is excluded from what the configuration excludes; then the same
+        of the parts that the module names in `constant_rate`. Each holds `peak`, its share of the
+        learning rate, and `scheduled`, whether the schedule multiplies it.
     """
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    weights = [p for p in trainable if p.ndim > 1]
-    rest = [p for p in trainable if p.ndim <= 1]
-    excluded: dict[str, Any] = {"params": rest, "peak": config.lr_excluded or config.lr}
+    constant = getattr(module, "constant_rate", ())
+    named = [(n.partition(".")[0], p) for n, p in module.named_parameters() if p.requires_grad]
+    excluded: dict[str, Any] = {"peak": config.lr_excluded or config.lr}
     if not config.decay_excluded:
         excluded["weight_decay"] = 0.0
     if isinstance(config, LARSConfig):
         excluded["adapt"] = config.adapt_excluded
-    groups: list[dict[str, Any]] = [{"params": weights, "peak": config.lr}, excluded]
+    groups: list[dict[str, Any]] = []
+    for scheduled in (True, False):
+        parts = [p for name, p in named if (name not in constant) == scheduled]
+        weights = {"params": [p for p in parts if p.ndim > 1], "peak": config.lr}
+        rest = {"params": [p for p in parts if p.ndim <= 1], **excluded}
+        groups += [{**weights, "scheduled": scheduled}, {**rest, "scheduled": scheduled}]
     return [group for group in groups if group["params"]]
 
 
@@ -245,9 +251,12 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, *, batch_size: i
         The optimiser. Each group has `peak`, its scaled peak learning rate.
     """
     scale = batch_size / config.lr_per if config.lr_per else 1.0
+    if config.lr_growth == "root":
+        scale = math.sqrt(scale)
     groups = parameter_groups(module, config)
     for group in groups:
         group["peak"] *= scale
+        group["decayed"] = "weight_decay" not in group
         group["lr"] = group["peak"]
     lr, decay = config.lr * scale, config.weight_decay
     match config:
@@ -279,3 +288,24 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, *, batch_size: i
                 weight_decay=decay,
                 fused=True,
             )
+
+
+def set_rates(
+    optimizer: Optimizer, config: OptimizerConfig, *, share: float, fraction: float
+) -> None:
+    """Set learning rate and weight decay of the next step.
+
+    Args:
+        optimizer: From `build_optimizer`.
+        config: Its configuration.
+        share: Learning rate as a share of the peak, from the schedule.
+        fraction: Share of all steps that is done, in [0, 1].
+    """
+    decay = config.weight_decay
+    if config.final_weight_decay is not None:
+        towards_start = (1.0 + math.cos(math.pi * fraction)) / 2.0
+        decay = config.final_weight_decay + towards_start * (decay - config.final_weight_decay)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * (share if group["scheduled"] else 1.0)
+        if group["decayed"]:
+            group["weight_decay"] = decay

@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from typing import Any
+from typing import Any, Final, Literal
 
 import timm
 from pydantic import Field
@@ -16,6 +16,22 @@ from scoutview.nn.backbones.backbone import Backbone
 from scoutview.nn.backbones.weights import load_file, load_hub
 
 log = logging.getLogger(__name__)
+
+_TRANSFORMERS: Final = (
+    "beit",
+    "cait",
+    "deit",
+    "eva",
+    "swin_transformer",
+    "swin_transformer_v2",
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_relpos",
+    "vision_transformer_sam",
+    "volo",
+    "xcit",
+)
+"""Modules of timm whose networks take patches as tokens."""
 
 
 class BackboneConfig(Config):
@@ -37,6 +53,12 @@ class BackboneConfig(Config):
     """ResNets only: blocks of the stages."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth rate."""
+
+
+def network_kind(config: BackboneConfig) -> Literal["convolutional", "transformer"]:
+    """Say which of the two kinds a network is; methods have other defaults for each."""
+    transformer = timm.models.is_model_in_modules(config.name, _TRANSFORMERS)
+    return "transformer" if transformer else "convolutional"
 
 
 def timm_arguments(config: BackboneConfig) -> dict[str, Any]:

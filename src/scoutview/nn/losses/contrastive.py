@@ -13,7 +13,12 @@ from scoutview.nn.precision import full_precision
 
 @full_precision
 def nt_xent_logits(
-    z0: Tensor, z1: Tensor, *, temperature: float, normalise: bool = True
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float,
+    normalise: bool = True,
+    negatives: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compare the anchors of this process with the views of all processes.
 
@@ -22,10 +27,13 @@ def nt_xent_logits(
         z1: Projections of the second views, (B, D); row i pairs with z0[i].
         temperature: Softmax temperature, > 0.
         normalise: Compare unit vectors (paper), or projections as they are.
+        negatives: Further rows that every anchor is compared with, (K, D), the same in every
+            process.
 
     Returns:
-        Logits, (2B, 2 world B), -inf where an anchor meets itself, and the column of each anchor's
-        partner, (2B,). Columns are the first views of all processes, then the second views.
+        Logits, (2B, 2 world B + K), -inf where an anchor meets itself, and the column of each
+        anchor's partner, (2B,). Columns are the first views of all processes, then the second
+        views, then `negatives`.
     """
     n, total = len(z0), len(z0) * world_size()
     own = torch.cat([z0, z1])  # (2B, D)
@@ -36,6 +44,8 @@ def nt_xent_logits(
     self_columns = torch.cat([first, first + total])  # (2B,)
     logits = own @ others.T / temperature  # (2B, 2 world B)
     logits = logits.scatter(1, self_columns[:, None], float("-inf"))  # no anchor repels itself
+    if negatives is not None:
+        logits = torch.cat([logits, own @ negatives.T / temperature], dim=1)
     return logits, torch.cat([first + total, first])
 
 
@@ -47,6 +57,7 @@ def nt_xent(
     temperature: float,
     reduction: Literal["mean", "sum_of_views"] = "mean",
     normalise: bool = True,
+    negatives: Tensor | None = None,
 ) -> Tensor:
     """Normalised temperature-scaled cross entropy.
 
@@ -58,13 +69,17 @@ def nt_xent(
             two views and is twice that (google-research/simclr, tf2/objective.py).
         normalise: Compare unit vectors (paper), or projections as they are (hidden_norm=False of
             google-research/simclr).
+        negatives: Further rows that repel every anchor, (K, D), the same in every process: the
+            memory of SimCLR v2.
 
     Returns:
         Loss of this process's anchors against the views of all processes, scalar.
 
     Source: Chen et al., 2020, arXiv:2002.05709, eq. 1.
     """
-    logits, partner = nt_xent_logits(z0, z1, temperature=temperature, normalise=normalise)
+    logits, partner = nt_xent_logits(
+        z0, z1, temperature=temperature, normalise=normalise, negatives=negatives
+    )
     loss = F.cross_entropy(logits, partner)
     return 2.0 * loss if reduction == "sum_of_views" else loss
 
@@ -159,3 +174,23 @@ def _block_rows(query: Tensor) -> int:
     """Rows of a block of negatives: on a CPU its logits fit the cache, elsewhere few launches."""
     entries = 2**17 if query.device.type == "cpu" else 2**25
     return max(1, entries // len(query))
+
+
+@full_precision
+def in_batch_info_nce(query: Tensor, key: Tensor, *, temperature: float) -> Tensor:
+    """Cross entropy of each query's key among the keys of the batch, times 2 T.
+
+    Args:
+        query: Predictions of this process, (B, D); need not be normalised.
+        key: The teacher's projections, (B, D); row i belongs to query i. They get no gradient.
+        temperature: Softmax temperature T, > 0.
+
+    Returns:
+        Mean loss of this process's queries against the keys of all processes, scalar.
+
+    Source: Chen et al., 2021, arXiv:2104.02057, algorithm 1.
+    """
+    keys = all_gather(F.normalize(key.detach(), dim=1))  # (world B, D)
+    logits = F.normalize(query, dim=1) @ keys.T / temperature  # (B, world B)
+    own = torch.arange(len(query), device=query.device) + rank() * len(query)  # (B,)
+    return 2.0 * temperature * F.cross_entropy(logits, own)

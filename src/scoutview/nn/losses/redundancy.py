@@ -1,9 +1,9 @@
-"""Losses on the correlation of features over the batch."""
+"""Losses on the variance and correlation of features over the batch."""
 
 import torch
 from torch import Tensor
 
-from scoutview.nn.gather import all_sum, world_size
+from scoutview.nn.gather import all_gather, all_sum, world_size
 from scoutview.nn.precision import full_precision
 
 
@@ -47,3 +47,35 @@ def barlow_twins_loss(z0: Tensor, z1: Tensor, *, off_diagonal: float, eps: float
     diagonal = c.diagonal()
     redundancy = c.square().sum() - diagonal.square().sum()
     return (diagonal - 1.0).square().sum() + off_diagonal * redundancy
+
+
+@full_precision
+def vicreg_terms(
+    z0: Tensor, z1: Tensor, *, gamma: float = 1.0, eps: float = 1e-4
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Measure how far two views differ, how narrow their features are, and how redundant.
+
+    Args:
+        z0: Projections of the first views, (B, D).
+        z1: Projections of the second views, (B, D); row i pairs with z0[i].
+        gamma: Standard deviation that every feature should reach.
+        eps: Added to the variance inside the root.
+
+    Returns:
+        Invariance (squared distance of the pairs, mean over the batch), variance (mean over the
+        features of what the standard deviation lacks, sum of both views), covariance (squared
+        entries off the diagonal / D, sum of both views): scalars of the batch of all processes,
+        the same in every process.
+
+    Source: Bardes et al., 2022, arXiv:2105.04906, eq. 1 to 5.
+    """
+    z = torch.stack([all_gather(z0), all_gather(z1)])  # (2, N, D)
+    n, d = z.shape[1:]
+    invariance = (z[0] - z[1]).square().sum(dim=1).mean()
+    z = z - z.mean(dim=1, keepdim=True)
+    variance = z.square().sum(dim=1) / (n - 1)  # (2, D), the diagonal of the covariance
+    lacking = torch.relu(gamma - (variance + eps).sqrt()).sum() / d
+    # z z^T and z^T z have the same sum of squares; the smaller of the two is cheaper.
+    product = z @ z.mT if n < d else z.mT @ z
+    squares = product.square().sum() / (n - 1) ** 2
+    return invariance, lacking, (squares - variance.square().sum()) / d

@@ -43,3 +43,24 @@ def symmetric_regression(
     forward = normalized_regression(prediction0, target1)
     backward = normalized_regression(prediction1, target0)
     return (forward + backward).mean()
+
+
+@full_precision
+def symmetric_negative_cosine(
+    prediction0: Tensor, prediction1: Tensor, target0: Tensor, target1: Tensor
+) -> Tensor:
+    """Predict each view's target from the other view; the scale of SimSiam.
+
+    Args:
+        prediction0: Prediction from the first view, (B, D).
+        prediction1: Prediction from the second view, (B, D).
+        target0: Projection of the first view, (B, D), detached.
+        target1: Projection of the second view, (B, D), detached.
+
+    Returns:
+        Negative cosine, mean of the two directions and over the batch, scalar in [-1, 1].
+
+    Source: Chen & He, 2021, arXiv:2011.10566, eq. 1 and 2.
+    """
+    # |u - v|^2 = 2 - 2 cos in each of the two directions
+    return symmetric_regression(prediction0, prediction1, target0, target1) / 4.0 - 1.0
