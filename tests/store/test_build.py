@@ -1,6 +1,11 @@
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import cv2
 import nibabel
@@ -265,6 +270,68 @@ def test_build_store__killed_anywhere_is_never_read_as_whole_and_goes_on(
 
     assert len(expected.shards) == 2
     assert kill_everywhere(work, check, stride=stride) > 25 // stride
+
+
+_BUILD = """
+import sys
+from tests.store.crashing import prepare_slowly
+from scoutview.index.cohort import Cohort
+from scoutview.store import build
+if __name__ == "__main__":
+    build.prepare, build._JOB_IMAGES = prepare_slowly, 1
+    config = build.StoreConfig(shard_bytes=1 << 13)
+    build.build_store(Cohort.open(sys.argv[1]), config, workers=2, folder=sys.argv[2])
+"""
+
+
+def alive(group):
+    """Processes of a group that are not mere entries for a parent to collect."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = status.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(status.parent.name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
+@pytest.mark.parametrize("all_of_them", [True, False], ids=["group", "parent"])
+def test_build_store__killed_while_two_workers_decode_goes_on(
+    cohort, tmp_path, monkeypatch, all_of_them
+):
+    monkeypatch.setattr(build, "_JOB_IMAGES", 1)
+    config = StoreConfig(shard_bytes=1 << 13)  # a shard for every image
+    whole = build_store(cohort, config, workers=1, folder=tmp_path / "whole")
+    folder, script = tmp_path / "store", tmp_path / "build.py"
+    script.write_text(_BUILD)
+    command = [sys.executable, str(script), str(cohort.folder), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    waits = (1, 4) if all_of_them else (2,)
+    for shards in waits:
+        process = subprocess.Popen(command, start_new_session=True, env=environment)
+        limit = time.monotonic() + 120
+        while len(list((folder / "shards").glob("*.parquet"))) < shards:
+            assert process.poll() is None, "the build ended before it could be killed"
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+        assert len(alive(process.pid)) > 2, "workers run beside the build"
+        (os.killpg if all_of_them else os.kill)(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        while alive(process.pid):  # workers end with their parent
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        with pytest.raises(RunError):
+            Store.open(folder)
+    kept = states(folder / "shards")
+    finished = {path: state for path, state in kept.items() if path.suffix == ".parquet"}
+    assert waits[-1] <= len(finished) < len(whole.shards)
+    store = build_store(Cohort.open(cohort.folder), config, workers=2, folder=folder)
+    assert store.verify() == []
+    assert finished.items() <= states(folder / "shards").items(), "nothing was done twice"
+    assert contents(folder) == contents(whole.folder)
 
 
 def test_build_store__killed_in_the_second_shard_keeps_the_first(cohort, tmp_path, monkeypatch):
