@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from tests.cohorts import TINY, radiograph_cohort
+from tests.processes import kill_everywhere
 
 from scoutview.api import experiment as module
 from scoutview.api.experiment import Arm, ExperimentConfig, Pretraining, experiment
 from scoutview.api.pretrain import PretrainConfig
 from scoutview.api.transfer import TransferConfig
 from scoutview.base.errors import ConfigError, RunError, ScoutviewError
+from scoutview.base.files import write_text
 from scoutview.base.progress import show_bars
 from scoutview.index.cohort import Cohort
 from scoutview.methods.simclr import SimCLRConfig
@@ -130,6 +132,34 @@ def test_experiment__a_failing_page_leaves_the_old_one(cohort, done, monkeypatch
         experiment(cohort, done, grid(), resume=True)
     assert (done / "results" / "results.html").read_bytes() == page
     assert not (done / ".results.before").exists()
+
+
+def test_replaced__killed_anywhere_is_old_or_new_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    place = tmp_path / "results"
+
+    def write(word):
+        with module._replaced(place) as folder:
+            folder.mkdir()
+            for name in ("a", "b"):
+                write_text(folder / name, word * 100)
+
+    def words():
+        return {file.name: file.read_text()[:3] for file in place.iterdir()}
+
+    def check(n):
+        if place.exists():  # between two renames there is nothing, never a part
+            assert words() in ({"a": "old", "b": "old"}, {"a": "new", "b": "new"})
+        with pytest.raises(KeyError), module._replaced(place):
+            raise KeyError  # the next attempt fails by itself: something whole is left
+        assert words() in ({"a": "old", "b": "old"}, {"a": "new", "b": "new"})
+        write("new")
+        assert words() == {"a": "new", "b": "new"}
+        assert [file.name for file in tmp_path.iterdir()] == ["results"]
+        write("old")
+
+    write("old")
+    assert kill_everywhere(lambda: write("new"), check) > 10
 
 
 def test_experiment__a_failing_arm_is_named_and_the_others_are_kept(cohort, done):

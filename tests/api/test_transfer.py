@@ -1,16 +1,23 @@
 import hashlib
 import importlib.resources
 import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.processes import kill_everywhere
 
 from scoutview.api import transfer_runs
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
+from scoutview.api.store import store
 from scoutview.api.transfer import TransferConfig, like_run, transfer
 from scoutview.api.transfer_runs import FineTune
 from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
@@ -205,6 +212,88 @@ def test_transfer__resumed_equals_uninterrupted(cohort, tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(one.predictions(), other.predictions())
         assert one.backbone.read_bytes() == other.backbone.read_bytes()
         assert one.summary()["chosen_epoch"] == other.summary()["chosen_epoch"]
+
+
+@pytest.mark.slow
+def test_transfer__killed_anywhere_goes_on_with_resume(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    config = TransferConfig(
+        **SHARED | {"fractions": (0.2,), "mode": LogisticRegression(l2=(1.0,)), "on_leak": "drop"}
+    )
+    folder = tmp_path / "killed"
+
+    def run(place, resume=True):
+        study = transfer(cohort, "classification", "raw_pixels", place, config, resume=resume)
+        return [run.predictions() for _, run in Study.open(study).runs()]
+
+    expected = run(tmp_path / "whole")
+
+    def check(n):
+        if (folder / "study.json").is_file():
+            for entry, begun in Study.open(folder).runs():
+                if begun.finished:
+                    pd.testing.assert_frame_equal(begun.predictions(), expected[entry.seed])
+        for found, wanted in zip(run(folder), expected, strict=True):
+            pd.testing.assert_frame_equal(found, wanted)
+        assert not list(folder.rglob("*.new"))
+        shutil.rmtree(folder)
+
+    def only_reads(arguments):
+        return str(arguments[0]).startswith(str(cohort))
+
+    assert kill_everywhere(lambda: run(folder), check, skip=only_reads, stride=3) > 8
+
+
+def die_in_training(cohort, folder, config, seed, step):
+    """Fine-tune in a process that SIGKILL ends in one step of one seed."""
+    torch.set_num_threads(1)
+    original = transfer_runs.fit
+
+    def dying(objective, source, fitting, *arguments, **named):
+        forward = objective.forward
+
+        def count(batch, progress):
+            if (fitting.seed, progress.step) == (seed, step):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return forward(batch, progress)
+
+        objective.forward = count
+        return original(objective, source, fitting, *arguments, **named)
+
+    transfer_runs.fit = dying
+    transfer(cohort, "classification", "random", folder, config)
+
+
+@pytest.mark.ddp
+def test_transfer__killed_in_training_and_resumed_is_bit_equal(cohort, tmp_path):
+    fit = FitConfig(
+        epochs=3,
+        batch_size=32,
+        optimizer=AdamConfig(lr=1e-3, lr_per=None),
+        progress=False,
+        checkpoint_every=2,
+    )
+    config = TransferConfig(**SHARED | {"fractions": (1.0,), "mode": fine_tune(fit=fit)})
+    step = random.Random("transfer").randrange(1, 9)
+    print(f"seed 1 is killed at step {step}")
+    store(cohort)  # once, before two processes ask for it
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed", "timm"])
+    arguments = (cohort, tmp_path / "killed", config, 1, step)
+    child = context.Process(target=die_in_training, args=arguments)
+    child.start()
+    torch.set_num_threads(1)
+    whole = Study.open(transfer(cohort, "classification", "random", tmp_path / "whole", config))
+    child.join(240)
+    assert child.exitcode == -signal.SIGKILL
+    assert [entry.seed for entry in Study.open(tmp_path / "killed").missing()] == [1]
+    transfer(cohort, "classification", "random", tmp_path / "killed", config, resume=True)
+    resumed = Study.open(tmp_path / "killed")
+    assert resumed.missing() == []
+    for (_, one), (_, other) in zip(whole.runs(), resumed.runs(), strict=True):
+        pd.testing.assert_frame_equal(one.predictions(), other.predictions())
+        assert one.backbone.read_bytes() == other.backbone.read_bytes()
+        assert one.metrics()["step"].tolist() == other.metrics()["step"].tolist()
 
 
 def test_transfer__stops_early_and_tests_the_chosen_epoch(cohort, tmp_path, monkeypatch):

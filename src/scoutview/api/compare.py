@@ -82,7 +82,6 @@ def compare(
     _write_figures(out / "figures", page)
     written = write_page(out / "results.html", page)
     logger.info("%s", page.headline)
-    logger.info("Results page: %s", written)
     return written
 
 

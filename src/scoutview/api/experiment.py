@@ -21,7 +21,7 @@ from scoutview.api.store import stored
 from scoutview.api.transfer import Mode, TransferConfig, like_run, transfer
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, RunError, ScoutviewError, missing_extra
-from scoutview.base.files import read_json, require_empty, write_json
+from scoutview.base.files import read_json, require_empty, sync_folder, write_json
 from scoutview.base.progress import Bar, bar, show_bars
 from scoutview.methods import config_class
 from scoutview.results.run import RunFolder
@@ -157,7 +157,7 @@ def experiment(
         jobs = [(place, folder, config, arm) for arm in config.arms]
         studies = _counted(spread(transfer_arm, jobs, workers), shown)
     with _replaced(folder / "results") as results:
-        return compare(
+        page = compare(
             studies,
             results,
             title=config.title,
@@ -165,6 +165,7 @@ def experiment(
             count_copies_once=True,
             replicates=config.replicates,
         )
+    return folder / "results" / page.name
 
 
 def _begin(folder: Path, config: ExperimentConfig, *, resume: bool) -> None:
@@ -222,18 +223,24 @@ def _require_same_pretraining(before: dict[str, Any], now: dict[str, Any]) -> No
 
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
-    """Make room for a folder; what was there comes back if its successor is not made."""
-    before = folder.with_name(f".{folder.name}.before")
-    if folder.exists():
-        shutil.rmtree(before, ignore_errors=True)
-        folder.rename(before)
+    """Fill a folder beside its place; it is never seen in parts, and the one before it is kept.
+
+    A kill between the two renames leaves no folder; the next call brings the old one back.
+    """
+    new, before = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "before"))
+    if before.exists() and not folder.exists():
+        os.rename(before, folder)
+    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
     try:
-        yield folder
+        yield new
     except BaseException:
-        if before.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            before.rename(folder)
+        shutil.rmtree(new, ignore_errors=True)
         raise
+    if folder.exists():
+        os.rename(folder, before)
+    os.rename(new, folder)
+    sync_folder(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from scoutview.base.config import Config
 from scoutview.base.errors import RunError
-from scoutview.base.files import require_empty, write_json
+from scoutview.base.files import remove_partial, require_empty, write_json
 from scoutview.results.run import RunFolder, read_embeddings
 from scoutview.results.schema import VERSIONS, read_versioned
 
@@ -92,13 +92,14 @@ class Study:
         Raises:
             RunError: The folder has content already.
         """
+        remove_partial(path)  # of a start that was killed
         folder = require_empty(path)
-        (folder / "runs").mkdir()
         content = StudyContent(
             task=task, cohort=_relative(cohort, folder), title=title, details=dict(details or {})
         )
         study = cls(folder, content)
-        study._write(content)
+        study._write(content)  # first: what has no study.json can be started again
+        (folder / "runs").mkdir()
         return study
 
     @classmethod
