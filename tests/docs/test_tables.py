@@ -52,3 +52,13 @@ def test_decisions__are_all_listed():
         assert f"({page.name})" in index
         for part in ("Status: ", "## Context", "## Decision", "## Consequences"):
             assert part in text, f"{page.name}: {part}"
+
+
+def test_documentation__builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for page in ("index.html", "how-to/own-dicom-folder/index.html", "methods/simclr/index.html"):
+        assert (tmp_path / "site" / page).is_file()
+    reference = (tmp_path / "site" / "reference" / "room_store" / "index.html").read_text("utf-8")
+    assert "find_duplicates" in reference
