@@ -77,7 +77,7 @@ class Objective(nn.Module):
     """Whether the loss comes from the images alone; False for what learns from labels. Only
     self-supervised training can collapse, so only it is watched for collapse."""
     constant_rate: tuple[str, ...] = ()
-    """Parts, by the first word of their parameters' names, whose learning rate stays at its peak
+    """Parts, by the beginning of their parameters' names, whose learning rate stays at its peak
     while that of the others follows the schedule."""
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:

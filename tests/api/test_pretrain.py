@@ -30,7 +30,7 @@ from scoutview.train.loop import fit
 from scoutview.train.signals import TrainingStoppedError
 
 TINY = BackboneConfig(
-    name="resnet10t", small_stem=False, stage_widths=(8, 8, 16, 16), stage_depths=(1, 1, 1, 1)
+    name="resnet10t", small_stem=True, stage_widths=(8, 8, 16, 16), stage_depths=(1, 1, 1, 1)
 )
 PARTS = (("train", 96), ("val", 40), ("test", 8))
 

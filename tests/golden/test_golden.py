@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from tests.golden.adapters_clusters import deepcluster_v2
+from tests.golden.adapters_dense import pixpro
 from tests.golden.adapters_in_batch import moco, moco_v3, simsiam, vicreg
 from tests.golden.case import (
     Case,
@@ -314,6 +315,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
     "byol": ("byol", byol),
     "barlow_twins": ("barlow_twins", barlow_twins),
     "swav": ("swav", swav),
+    "pixpro": ("pixpro", pixpro),
     "deepcluster_v2": ("deepcluster_v2", deepcluster_v2),
     "lars": ("train.optimizers", lars),
     "schedules": ("train.schedules", schedule),

@@ -19,6 +19,7 @@ METHODS: Final[dict[str, tuple[str, str, str]]] = {
     "moco_v1": ("scoutview.methods.moco_v1", "MoCoV1Config", "MoCoV2"),
     "moco_v2": ("scoutview.methods.moco_v2", "MoCoV2Config", "MoCoV2"),
     "moco_v3": ("scoutview.methods.moco_v3", "MoCoV3Config", "MoCoV3"),
+    "pixpro": ("scoutview.methods.pixpro", "PixProConfig", "PixPro"),
     "simclr": ("scoutview.methods.simclr", "SimCLRConfig", "SimCLR"),
     "simclr_v2": ("scoutview.methods.simclr_v2", "SimCLRV2Config", "SimCLRV2"),
     "simsiam": ("scoutview.methods.simsiam", "SimSiamConfig", "SimSiam"),

@@ -223,8 +223,8 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
         of the parts that the module names in `constant_rate`. Each holds `peak`, its share of the
         learning rate, and `scheduled`, whether the schedule multiplies it.
     """
-    constant = getattr(module, "constant_rate", ())
-    named = [(n.partition(".")[0], p) for n, p in module.named_parameters() if p.requires_grad]
+    constant = tuple(f"{part}." for part in getattr(module, "constant_rate", ()))
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     excluded: dict[str, Any] = {"peak": config.lr_excluded or config.lr}
     if not config.decay_excluded:
         excluded["weight_decay"] = 0.0
@@ -232,7 +232,7 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
         excluded["adapt"] = config.adapt_excluded
     groups: list[dict[str, Any]] = []
     for scheduled in (True, False):
-        parts = [p for name, p in named if (name not in constant) == scheduled]
+        parts = [p for name, p in named if name.startswith(constant) != scheduled]
         weights = {"params": [p for p in parts if p.ndim > 1], "peak": config.lr}
         rest = {"params": [p for p in parts if p.ndim <= 1], **excluded}
         groups += [{**weights, "scheduled": scheduled}, {**rest, "scheduled": scheduled}]

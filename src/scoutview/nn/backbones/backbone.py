@@ -74,6 +74,12 @@ class Backbone(nn.Module):
         maps: list[Tensor] = self.model.forward_intermediates(x, intermediates_only=True)
         return maps
 
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Timm's name of the part of the network that gives each map of `feature_maps`."""
+        info = self.model.feature_info
+        return tuple(level["module"] for level in (info if isinstance(info, list) else info.info))
+
     def pyramid(self, x: Tensor) -> dict[int, Tensor]:
         """Compute the last map of every stride.
 
@@ -94,7 +100,7 @@ class Backbone(nn.Module):
         Returns:
             Features row by row, (B, P, token width); class and register tokens are left out.
         """
-        return self._cells(self.model.forward_features(x))
+        return self.cells(self.model.forward_features(x))
 
     def dense(self, x: Tensor) -> Dense:
         """Compute features of places and of whole images in one pass.
@@ -106,7 +112,7 @@ class Backbone(nn.Module):
             What `tokens` and `forward` give, and how the places lie.
         """
         out: Tensor = self.model.forward_features(x)
-        cells = self._cells(out)
+        cells = self.cells(out)
         if out.ndim == 3:  # a transformer's patches have no overlap
             grid = tuple(side // self.strides[-1] for side in x.shape[2:])
         else:
@@ -117,8 +123,16 @@ class Backbone(nn.Module):
     def _channels_last(self) -> bool:
         return getattr(self.model, "output_fmt", "NCHW") == "NHWC"
 
-    def _cells(self, out: Tensor) -> Tensor:
-        """Lay the last map or the tokens out row by row."""
+    def cells(self, out: Tensor) -> Tensor:
+        """Lay a map or tokens out row by row.
+
+        Args:
+            out: What a level of the network gives: (B, D, h, w), (B, h, w, D) in networks that
+                have the channels last, or tokens, (B, prefix + P, D).
+
+        Returns:
+            Features of the places, (B, P, D).
+        """
         if out.ndim == 3:  # (B, prefix + P, D)
             return out[:, getattr(self.model, "num_prefix_tokens", 0) :]
         if self._channels_last:
