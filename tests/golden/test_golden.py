@@ -17,6 +17,7 @@ import pytest
 import torch
 from tests.golden.adapters_clusters import deepcluster_v2
 from tests.golden.adapters_dense import pixpro
+from tests.golden.adapters_interclr import interclr
 from tests.golden.adapters_in_batch import moco, moco_v3, simsiam, vicreg
 from tests.golden.case import (
     Case,
@@ -317,6 +318,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
     "swav": ("swav", swav),
     "pixpro": ("pixpro", pixpro),
     "deepcluster_v2": ("deepcluster_v2", deepcluster_v2),
+    "interclr": ("npid_v2_interclr moco_v2_interclr byol_interclr", interclr),
     "lars": ("train.optimizers", lars),
     "schedules": ("train.schedules", schedule),
     "knn": ("nn.probe_solvers", knn),

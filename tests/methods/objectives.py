@@ -26,6 +26,9 @@ SMALL = {
     "negatives": 8,
     "bottleneck_dim": 8,
     "teacher_warmup_epochs": 0.0,
+    "inter_clusters": 4,
+    "min_cluster": 2,
+    "inter_negatives": 8,
 }
 """Settings that make a method small, whichever of them it has."""
 

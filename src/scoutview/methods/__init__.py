@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 METHODS: Final[dict[str, tuple[str, str, str]]] = {
     "barlow_twins": ("scoutview.methods.barlow_twins", "BarlowTwinsConfig", "BarlowTwins"),
+    "byol_interclr": ("scoutview.methods.byol_interclr", "BYOLInterCLRConfig", "BYOLInterCLR"),
+    "moco_v2_interclr": (
+        "scoutview.methods.moco_v2_interclr",
+        "MoCoV2InterCLRConfig",
+        "MoCoV2InterCLR",
+    ),
     "byol": ("scoutview.methods.byol", "BYOLConfig", "BYOL"),
     "deepcluster_v2": ("scoutview.methods.deepcluster_v2", "DeepClusterV2Config", "DeepClusterV2"),
     "dino": ("scoutview.methods.dino", "DINOConfig", "DINO"),

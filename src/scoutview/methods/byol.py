@@ -72,11 +72,15 @@ class BYOL(Objective):
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Predict the teacher's projection of each view from the other view."""
+        features, predictions, targets = self.encode(batch)
+        return StepOutput(symmetric_regression(*predictions, *targets), {}, features[0])
+
+    def encode(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Compute features (B, dim), predictions and targets (B, output_dim) of both views."""
         # Each view passes alone, because its batch statistics are its own in the paper.
-        features = [self.backbone(view) for view in batch.views]  # (B, dim) each
-        p0, p1 = (self.predictor(self.projector(f)) for f in features)  # (B, output_dim) each
-        t0, t1 = (self._target(view) for view in batch.views)  # (B, output_dim) each
-        return StepOutput(symmetric_regression(p0, p1, t0, t1), {}, features[0])
+        features = [self.backbone(view) for view in batch.views]
+        predictions = [self.predictor(self.projector(f)) for f in features]
+        return features, predictions, [self._target(view) for view in batch.views]
 
     @torch.no_grad()
     def _target(self, view: Tensor) -> Tensor:

@@ -90,13 +90,18 @@ class MoCoV2(Objective):
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Tell the partner of every view from the keys of the queue."""
+        features, query, key = self.encode(batch, progress)
+        loss = info_nce(query, key, self.queue.rows, temperature=self.config.temperature)
+        logs = {"chance_loss": torch.full_like(loss.detach(), math.log(1 + len(self.queue)))}
+        return StepOutput(loss, logs, features)
+
+    def encode(self, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute features (B, dim), queries and keys (B, output_dim); the keys will be queued."""
         features = self.backbone(batch.views[0])  # (B, dim)
         query = unit(self.projector(features))  # (B, output_dim)
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
-        loss = info_nce(query, key, self.queue.rows, temperature=self.config.temperature)
         self._new_keys.append(all_gather(key))
-        logs = {"chance_loss": torch.full_like(loss.detach(), math.log(1 + len(self.queue)))}
-        return StepOutput(loss, logs, features)
+        return features, query, key
 
     @torch.no_grad()
     def _keys(self, view: Tensor, progress: Progress) -> Tensor:

@@ -137,7 +137,7 @@ class OnlineKMeans(nn.Module):
         step = max(1, _SCORES // self.clusters)
         found = [
             first_largest(torch.addmm(self.offsets, part, self.centroids.T, out=self._room(part)))
-            for part in vectors.split(step)
+            for part in torch.split(vectors, step)
         ]
         return torch.cat(found)
 
@@ -173,16 +173,23 @@ class OnlineKMeans(nn.Module):
         self.labels[rows] = after.int()
         self._average(torch.cat([before, after]))
         self.buckets.move(rows, before, after, moved)
-        return moved.sum() / once.sum()
+        return moved.sum().to(new) / once.sum()
 
     # --- small clusters ---
 
     @torch.no_grad()
     def repair(self, bank: MemoryBank) -> None:
+        """Redistribute small clusters and sum all rows anew. Not for every step."""
+        self.redistribute(bank)
+        self.refresh(bank)
+
+    @torch.no_grad()
+    def redistribute(self, bank: MemoryBank) -> None:
         """Dissolve clusters that are too small, and give each half of a large one.
 
         Their rows go to the nearest of the other clusters; then the largest clusters are halved
-        until none is empty. Waits for the device, so it is not for every step.
+        until none is empty. Of all centroids only those of halves move, so `refresh` should
+        follow. Waits for the device.
         """
         small = self.counts < self.smallest
         small[self.counts.argmax()] = False  # somebody has to take the rows
@@ -190,10 +197,11 @@ class OnlineKMeans(nn.Module):
             return
         lost = small[self.labels.long()].nonzero()[:, 0]
         offsets = torch.where(small, -torch.inf, self.offsets)
-        for part in lost.split(_BLOCK // 8) if len(lost) else ():
+        for part in torch.split(lost, _BLOCK // 8) if len(lost) else ():
             vectors = bank.read(part, same=True).to(self.sums)
             self.labels[part] = torch.addmm(offsets, vectors, self.centroids.T).argmax(dim=1).int()
-        self._count()
+        labels = self.labels.long()
+        self.counts.zero_().index_add_(0, labels, torch.ones_like(labels))
         empty = small.nonzero()[:, 0]
         while len(empty):
             sizes, order = self.counts.sort(descending=True, stable=True)
@@ -203,12 +211,6 @@ class OnlineKMeans(nn.Module):
                 break
             self._halve(bank, halved, empty[: len(halved)])
             empty = empty[len(halved) :]
-            self._count()
-        self.refresh(bank)
-
-    def _count(self) -> None:
-        labels = self.labels.long()
-        self.counts.zero_().index_add_(0, labels, torch.ones_like(labels))
 
     def _halve(self, bank: MemoryBank, halved: Tensor, free: Tensor) -> None:
         """Move one half of each of H clusters to a free one."""
@@ -220,6 +222,11 @@ class OnlineKMeans(nn.Module):
         vectors = bank.read(rows, same=True).to(self.sums)
         second = halves(vectors, group, len(halved), smallest=self.smallest)
         self.labels[rows[second]] = free[group[second]].int()
+        target = torch.cat([halved, free])
+        group = group + len(halved) * second.long()
+        self.sums[target] = _sum_by(vectors, group, len(target))
+        self.counts[target] = _sum_by(torch.ones_like(group), group, len(target))
+        self._average(target)
 
     def largest_share(self) -> Tensor:
         """Give the share of all rows that the largest cluster holds, scalar."""
@@ -239,7 +246,7 @@ def first_largest(scores: Tensor) -> Tensor:
     """
     width = max(1, math.isqrt(scores.shape[1]))
     whole = scores.shape[1] // width * width
-    peaks = [scores[:, :whole].unflatten(1, (-1, width)).amax(dim=2)]  # (B, K / width)
+    peaks = [scores[:, :whole].reshape(len(scores), -1, width).amax(dim=2)]  # (B, K / width)
     if whole < scores.shape[1]:
         peaks.append(scores[:, whole:].amax(dim=1, keepdim=True))
     start = width * torch.cat(peaks, dim=1).argmax(dim=1, keepdim=True)  # (B, 1)

@@ -123,7 +123,7 @@ class _LogSumExp(torch.autograd.Function):
             total = total * shrink + weights.sum(dim=1, keepdim=True)
             pull = torch.addmm(pull * shrink, weights, block)
         ctx.save_for_backward(pull / (total.clamp_min(torch.finfo(total.dtype).tiny) * temperature))
-        ctx.mark_non_differentiable(count)  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(count)
         return (total.log() + peak / _BITS)[:, 0], count[:, 0]
 
     @staticmethod

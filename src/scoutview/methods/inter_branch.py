@@ -1,0 +1,355 @@
+"""InterCLR's inter-image branch, which NPIDv2, MoCo v2 and BYOL share.
+
+Images of one cluster attract, images of other clusters repel. The clusters are those of a memory
+bank of all images, and follow every step.
+
+Source: Xie et al., 2022, arXiv:2008.11702.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from scoutview.base.errors import ConfigError
+from scoutview.base.randomness import CLUSTERS
+from scoutview.contract import Progress, Sweep
+from scoutview.methods.config import MethodConfig, lowered
+from scoutview.nn.banks import MemoryBank
+from scoutview.nn.gather import all_gather, rank, world_size
+from scoutview.nn.losses.margin import log_sum_exp, margin_nce
+from scoutview.nn.negatives import (
+    Sampling,
+    drawn_rows,
+    negatives_log_sum_exp,
+    pool_size,
+    spread_rows,
+)
+from scoutview.nn.online_kmeans import OnlineKMeans
+from scoutview.nn.precision import unit
+from scoutview.nn.seeds import Seed
+from scoutview.nn.sweep import encode_sweep, merged
+
+_POSITIVES, _NEGATIVES = 1, 2  # streams of draws from the bank; the base method has stream 0
+_PER_CLUSTER = 128
+"""Images per cluster that the default leaves: as many as the paper has."""
+_FILLED_AT_ONCE = 65536
+
+
+class InterConfig(MethodConfig):
+    """Settings of the inter-image branch; defaults are the paper's."""
+
+    inter_clusters: int = Field(default=10000, ge=1)
+    """Number of clusters; training needs at least 2."""
+    min_cluster: int = Field(default=20, ge=1)
+    """Clusters with fewer images are dissolved, and a large one is halved for each."""
+    relabel: Literal["online", "offline"] = "online"
+    """Labels follow every step, or come from k-means over the bank before every epoch."""
+    refresh_every: int = Field(default=100, ge=1)
+    """Steps between exact sums over the bank with repair of small clusters (1 in mmselfsup)."""
+    kmeans_rounds: int = Field(default=20, ge=1)
+    """Rounds of k-means over the whole bank."""
+    distance: Literal["euclidean", "dot"] = "euclidean"
+    """What the nearest centroid is: the paper's, or "dot" as in open-mmlab/mmselfsup."""
+    positive_may_be_query: bool = False
+    """Whether an image may be drawn as its own positive, as in open-mmlab/mmselfsup."""
+    intra_weight: float = Field(default=0.75, ge=0, le=1)
+    """Weight of the base method's loss, lambda; the branch has the rest."""
+    inter_from_epoch: int = Field(default=0, ge=0)
+    """First epoch, counted from 0, in which the branch joins the loss."""
+    separate_head: bool = False
+    """Give the branch its own head, which starts as a copy of the base's."""
+
+
+class InterNegativesConfig(InterConfig):
+    """Settings of the inter-image branch of methods with negatives; defaults are the paper's."""
+
+    inter_negatives: int = Field(default=16384, ge=1)
+    """Negatives per image; at most what the pool holds."""
+    sampling: Sampling = "semihard"
+    """Negatives from the most similar share, the most similar ones, any, or the least similar."""
+    pool_share: float = Field(default=0.1, gt=0, le=1)
+    """Share of the candidates that the pool of "semihard" and "semieasy" holds."""
+    pool_of: Literal["candidates", "bank"] = "candidates"
+    """Own cluster removed before the pool is formed (paper), or after it (open-mmlab/mmselfsup)."""
+    intra_margin: float = Field(default=0.0, ge=-2, le=2)
+    """Margin between views of one image."""
+    inter_margin: float = Field(default=-0.5, ge=-2, le=2)
+    """Margin between images of one cluster; below 0 the loss asks for less."""
+    margin_form: Literal["cosine", "arc"] = "cosine"
+    """Margins are subtracted from the cosine, or added to the angle in radians."""
+
+    def margin_nce(self, cosine: Tensor, negatives: Tensor, margin: float, heat: float) -> Tensor:
+        """Compute the loss of each query, (B,); see `nn.losses.margin.margin_nce`."""
+        form = {"margin": margin} if self.margin_form == "cosine" else {"arc_margin": margin}
+        return margin_nce(cosine, negatives, temperature=heat, **form)
+
+    def chance(self, negatives: Tensor, margin: float, heat: float) -> Tensor:
+        """Give the loss when all images look alike, for (B,) numbers of negatives, scalar."""
+        alike = torch.ones_like(negatives)
+        total = negatives.log() + 1.0 / heat
+        return self.margin_nce(alike, total, margin, heat).mean()
+
+
+C = TypeVar("C", bound=InterConfig)
+
+
+def fitted_inter(config: C, dataset_size: int) -> tuple[C, list[str]]:
+    """Keep clusters and negatives within the data.
+
+    Args:
+        config: A configuration.
+        dataset_size: Images in the training set.
+
+    Returns:
+        The configuration with lowered defaults, and a message for each.
+
+    Raises:
+        ConfigError: A value that the user wrote cannot work; names the largest that can.
+    """
+    images = f"there are {dataset_size} training images"
+    if dataset_size < 4:
+        raise ConfigError(
+            f"InterCLR needs two clusters of two images, {images}; add images, or choose the base"
+            " method."
+        )
+    if config.inter_clusters < 2:
+        raise ConfigError(
+            f"inter_clusters must be at least 2 to train, got {config.inter_clusters}: one cluster"
+            " has no negatives; raise it."
+        )
+    written = config.model_fields_set
+    smallest = config.min_cluster if "min_cluster" in written else 2
+    most = max(2, dataset_size // (smallest if "inter_clusters" in written else _PER_CLUSTER))
+    if "inter_clusters" not in written:
+        most = max(2, min(most, dataset_size // smallest))
+    config, notes = lowered(config, "inter_clusters", most, images)
+    each = dataset_size // config.inter_clusters
+    most = each if "min_cluster" in written else max(1, each // 4)
+    why = f"{dataset_size} training images in {config.inter_clusters} clusters are {each} for each"
+    config, more = lowered(config, "min_cluster", most, why)
+    notes += more
+    if isinstance(config, InterNegativesConfig):
+        candidates = dataset_size - each
+        most = pool_size(config.sampling, candidates, config.pool_share)
+        why = f"{config.sampling} sampling has {most} of the {candidates} images of other clusters"
+        config, more = lowered(config, "inter_negatives", most, why)
+        notes += more
+    return config, notes
+
+
+class InterBranch(nn.Module):
+    """Clusters of a bank, positives from them, and negatives from the others.
+
+    The bank belongs to the method, because NPIDv2 uses one bank for both branches.
+    """
+
+    def __init__(self, config: InterConfig, bank: MemoryBank, dim: int) -> None:
+        """Deal the rows to clusters in turn; `begin` clusters them.
+
+        Args:
+            config: Settings.
+            bank: The bank that is clustered.
+            dim: Width of its rows.
+        """
+        super().__init__()
+        self.kmeans = OnlineKMeans(
+            len(bank),
+            dim,
+            config.inter_clusters,
+            smallest=config.min_cluster,
+            distance=config.distance,
+        )
+        self.kmeans.refresh(bank)
+        self.seed = Seed()
+        self.config = config
+        self._rows: list[Tensor] = []
+        self._changed: Tensor | None = None
+
+    def joins(self, progress: Progress) -> bool:
+        """Say whether the branch is part of the loss."""
+        return progress.epoch >= self.config.inter_from_epoch
+
+    def weighted(self, intra: Tensor, inter: Tensor, progress: Progress) -> Tensor:
+        """Weigh two scalars of the branches, for example their losses; before it joins, one."""
+        if not self.joins(progress):
+            return intra + 0.0 * inter  # a gradient of zero for a head of its own
+        return self.config.intra_weight * intra + (1.0 - self.config.intra_weight) * inter
+
+    def positives(self, bank: MemoryBank, rows: Tensor, progress: Progress) -> Tensor:
+        """Look up a random image of the same cluster.
+
+        Args:
+            bank: The bank.
+            rows: Images of this process, (B,) int64, each process as many.
+            progress: Each step has its own draws.
+
+        Returns:
+            Unit vectors, (B, D).
+        """
+        drawn = bank.sample(world_size() * len(rows), step=progress.step, stream=_POSITIVES)
+        share = drawn[rank() * len(rows) : (rank() + 1) * len(rows)].double() / len(bank)
+        found = self.kmeans.buckets.draw(
+            self.kmeans.labels[rows].long(), rows, share, itself=self.config.positive_may_be_query
+        )
+        return bank.read(found)
+
+    def negatives(
+        self,
+        bank: MemoryBank,
+        query: Tensor,
+        rows: Tensor,
+        progress: Progress,
+        *,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum over images of other clusters; see `nn.negatives.negatives_log_sum_exp`.
+
+        Args:
+            bank: The bank.
+            query: Unit vectors, (B, D).
+            rows: Their images, (B,) int64.
+            progress: Each step has its own draws, the same in every process.
+            temperature: Softmax temperature.
+
+        Returns:
+            Log-sum-exp, (B,), and numbers of negatives, (B,).
+        """
+        config, labels = self.config, self.kmeans.labels
+        assert isinstance(config, InterNegativesConfig)
+        own = labels[rows]
+        looked_at = drawn_rows(config.sampling, config.inter_negatives, config.pool_share)
+        drawn = None
+        if looked_at < len(bank):
+            random = bank.sample(looked_at + 1, step=progress.step, stream=_NEGATIVES)
+            drawn = spread_rows(random, len(bank))
+        features = bank.rows
+        if bank.sharded:  # the owners send what is looked at
+            chosen = torch.arange(len(bank), device=rows.device) if drawn is None else drawn
+            features, labels, drawn = bank.read(chosen, same=True), labels[chosen], None
+        return negatives_log_sum_exp(
+            query,
+            features,
+            labels,
+            own=own,
+            others=len(bank) - self.kmeans.counts[own.long()],
+            count=config.inter_negatives,
+            temperature=temperature,
+            sampling=config.sampling,
+            pool=config.pool_share,
+            pool_of=config.pool_of,
+            rows=drawn,
+            length=len(bank),
+        )
+
+    def contrast(
+        self,
+        bank: MemoryBank,
+        rows: Tensor,
+        progress: Progress,
+        *,
+        query: Tensor,
+        partner: Tensor,
+        others: Tensor,
+        asking: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute MarginNCE in both branches, weighted.
+
+        Args:
+            bank: The bank.
+            rows: Images of this process, (B,) int64.
+            progress: The step.
+            query: Unit vectors, (B, D).
+            partner: What each query looks for within its image, unit vectors, (B, D).
+            others: What it must be told from, unit vectors, (K, D).
+            asking: Unit vectors that look for an image of the same cluster, (B, D).
+            temperature: Softmax temperature of both.
+
+        Returns:
+            Loss, scalar, and what to log.
+
+        Source: Xie et al., 2022, arXiv:2008.11702, eq. 7.
+        """
+        config, heat = self.config, temperature
+        assert isinstance(config, InterNegativesConfig)
+        total, _ = log_sum_exp(query, others, temperature=heat)  # (B,)
+        cosine = (query * partner).sum(dim=1)  # (B,)
+        intra = config.margin_nce(cosine, total, config.intra_margin, heat).mean()
+        positive = self.positives(bank, rows, progress)  # (B, D)
+        total, count = self.negatives(bank, asking, rows, progress, temperature=heat)
+        cosine = (asking * positive).sum(dim=1)  # (B,)
+        inter = config.margin_nce(cosine, total, config.inter_margin, heat).mean()
+        among = count.new_full((1,), len(others))
+        chance = self.weighted(
+            config.chance(among, config.intra_margin, heat),
+            config.chance(count, config.inter_margin, heat),
+            progress,
+        )
+        logs = {"chance_loss": chance, **self.logs(intra, inter)}
+        return self.weighted(intra, inter, progress), logs
+
+    def logs(self, intra: Tensor, inter: Tensor) -> dict[str, Tensor]:
+        """Name what shows how the branch fares; `largest_cluster` near 1 is its collapse."""
+        found = {"intra_loss": intra.detach(), "inter_loss": inter.detach()}
+        found["largest_cluster"] = self.kmeans.largest_share()
+        if self._changed is not None:
+            found["label_change"] = self._changed
+        return found
+
+    def collect(self, rows: Tensor) -> None:
+        """Remember the images of one accumulated part, (B,), for `follow`."""
+        self._rows.append(all_gather(rows))
+
+    @torch.no_grad()
+    def follow(self, bank: MemoryBank, write: Callable[[], None], progress: Progress) -> None:
+        """Let the clusters follow what a step writes into the bank.
+
+        Args:
+            bank: The bank.
+            write: Writes the images that were collected.
+            progress: The step.
+        """
+        rows = torch.cat(self._rows)
+        self._rows.clear()
+        if self.config.relabel == "offline":
+            write()
+            return
+        old = bank.read(rows, same=True)
+        write()
+        self._changed = self.kmeans.update(rows, old, bank.read(rows, same=True))
+        if (progress.step + 1) % self.config.refresh_every == 0:
+            self.kmeans.repair(bank)
+
+    @torch.no_grad()
+    def begin(
+        self, bank: MemoryBank, sweep: Sweep, progress: Progress, *networks: nn.Module
+    ) -> None:
+        """Fill and cluster the bank before training, and offline labels before every epoch.
+
+        Args:
+            bank: The bank.
+            sweep: Starts a pass over the training set.
+            progress: The epoch that begins.
+            networks: From images to rows of the bank, run in this order.
+        """
+        if progress.epoch == 0:
+            parts = ((batch.rows, batch.views[0]) for batch in sweep())
+            rows, features = encode_sweep(parts, *networks)
+            fill(bank, rows, unit(features))
+        elif self.config.relabel == "online":
+            return
+        seed = self.seed.number(CLUSTERS, progress.epoch)
+        self.kmeans.cluster(bank, rounds=self.config.kmeans_rounds, seed=seed)
+        self.kmeans.repair(bank)
+
+
+def fill(bank: MemoryBank, rows: Tensor, values: Tensor) -> None:
+    """Write rows of which each process knows others, (n,) and (n, D); unknown ones stay."""
+    for start in range(0, len(bank), _FILLED_AT_ONCE):
+        numbers = torch.arange(start, min(start + _FILLED_AT_ONCE, len(bank)), device=rows.device)
+        mine = (rows >= start) & (rows < start + _FILLED_AT_ONCE)
+        before = bank.read(numbers, same=True)
+        bank.write(numbers, merged(rows[mine] - start, values[mine], into=before))
