@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.golden.adapters_banks import infomin, insdis, pirl
 from tests.golden.adapters_clusters import deepcluster_v2
 from tests.golden.adapters_dense import pixpro
 from tests.golden.adapters_interclr import interclr
@@ -308,6 +309,9 @@ def delong_case(case: Case) -> dict[str, Any]:
 
 
 ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
+    "insdis": ("insdis", insdis),
+    "pirl": ("pirl", pirl),
+    "infomin": ("infomin", infomin),
     "simclr": ("simclr", simclr),
     "moco": ("moco_v1 moco_v2", moco),
     "moco_v3": ("moco_v3", moco_v3),
@@ -328,6 +332,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
 
 WITHOUT_CASES = {
     "dino": "no case was made of its code",
+    "npid_v2": "its code is not public; its loss is that of insdis/softmax_bank",
     "simclr_v2": "its loss is that of simclr; the code has no memory",
     "supervised": "has no reference code",
 }

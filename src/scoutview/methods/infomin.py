@@ -1,0 +1,137 @@
+"""InfoMin: MoCo on strongly changed views, and shuffled patches that look for the same key.
+
+Source: Tian et al., 2020, arXiv:2005.10243; HobbitLong/PyContrast.
+Deviations: views without colour and without flips, because our images are grey and have a left and
+a right; of RandAugment only rotation, which is what does not alter a finding and the crop, the
+brightness and the contrast do not have already. The teacher moves after the optimiser instead of
+before the next forward pass, which is the same.
+"""
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from scoutview.base.errors import ConfigError
+from scoutview.contract import Objective, Progress, StepOutput
+from scoutview.data.batch import Batch
+from scoutview.methods.config import MethodConfig, lowered
+from scoutview.nn.backbones import Backbone, encode_views
+from scoutview.nn.gather import all_gather, shuffled, unshuffled, world_size
+from scoutview.nn.heads import mlp
+from scoutview.nn.jigsaw import JigsawHead
+from scoutview.nn.losses.contrastive import info_nce
+from scoutview.nn.optim_config import CosineSchedule, OptimizerConfig, ScheduleConfig, SGDConfig
+from scoutview.nn.precision import unit
+from scoutview.nn.queues import Queue
+from scoutview.nn.sync_batch_norm import is_synchronised
+from scoutview.nn.teacher import frozen_copy, update_teacher
+from scoutview.views.policy import Augment, CropsAndPatches, Intensity
+
+# RandAugment takes 2 of 15 changes: a turn by at most 30 degrees comes with 2 / 15
+_AUGMENT = Augment(
+    rotation=30.0,
+    rotation_probability=2 / 15,
+    intensity=Intensity(brightness=0.8, contrast=0.8, blur_probability=0.5),
+)
+
+
+class InfoMinConfig(MethodConfig):
+    """Defaults are the paper's."""
+
+    views: CropsAndPatches = CropsAndPatches(crops=2, scale=(0.2, 1.0), first=_AUGMENT)
+    """Two crops of every image, and nine patches of another crop in random order."""
+    hidden_dim: int = Field(default=2048, ge=1)
+    """Width of the hidden layers of the projector and of the patches' projection."""
+    output_dim: int = Field(default=128, ge=1)
+    """Width of the projections."""
+    temperature: float = Field(default=0.15, gt=0)
+    """Softmax temperature of the loss."""
+    jigsaw_weight: float = Field(default=0.5, ge=0, le=1)
+    """Weight of the patches' branch, beta; the crop's has the rest."""
+    momentum: float = Field(default=0.999, ge=0, le=1)
+    """Share of the teacher that stays at each update."""
+    queue_length: int = Field(default=65536, ge=1)
+    """Keys in the queue."""
+    shuffle_batch_norm: bool = True
+    """Shuffle images between processes for the keys; no effect with synchronised batch norm."""
+    optimizer: OptimizerConfig = SGDConfig(lr=0.03, weight_decay=1e-4, decay_excluded=True)
+    """Optimiser."""
+    schedule: ScheduleConfig = CosineSchedule(per="epoch")
+    """Learning-rate schedule."""
+
+    def preflight(self, dataset_size: int, batch_size: int) -> tuple["InfoMinConfig", list[str]]:
+        """Keep the queue within the data, so that an image does not meet its own old key."""
+        limit = max(batch_size, dataset_size // batch_size * batch_size)
+        if self.queue_length < batch_size:
+            raise ConfigError(
+                f"queue_length must hold at least the batch of {batch_size}, got"
+                f" {self.queue_length}; raise it to {limit} or lower batch_size."
+            )
+        return lowered(self, "queue_length", limit, f"there are {dataset_size} training images")
+
+
+class InfoMin(Objective):
+    """See the module docstring."""
+
+    def __init__(self, backbone: Backbone, config: InfoMinConfig) -> None:
+        super().__init__()
+        hidden, dim = config.hidden_dim, config.output_dim
+        patches = config.views.n_views - config.views.crops
+        self.backbone = backbone
+        self.projector = mlp(backbone.dim, hidden, dim)
+        self.jigsaw = JigsawHead(backbone.dim, hidden, dim, patches=patches, layers=2)
+        self.teacher_backbone = frozen_copy(self.backbone)
+        self.teacher_projector = frozen_copy(self.projector)
+        self.queue = Queue(config.queue_length, dim, random=True)
+        self.config = config
+        self._new_keys: list[Tensor] = []
+
+    def forward(self, batch: Batch, progress: Progress) -> StepOutput:
+        """Find the key of the second crop from the first crop, and from the patches."""
+        features = self.backbone(batch.views[0])  # (B, dim)
+        query = unit(self.projector(features))  # (B, output_dim)
+        patches = encode_views(self.backbone, batch.views[2:])  # (P B, dim)
+        jigsaw = unit(self.jigsaw(patches))  # (B, output_dim)
+        key = self._keys(batch.views[1], progress)  # (B, output_dim)
+        self._new_keys.append(all_gather(key))
+        of_crop, of_jigsaw = self.losses(query, jigsaw, key)
+        loss = torch.lerp(of_crop, of_jigsaw, self.config.jigsaw_weight)
+        logs = {
+            "crop_loss": of_crop.detach(),
+            "jigsaw_loss": of_jigsaw.detach(),
+            "chance_loss": torch.full_like(loss.detach(), math.log(1 + len(self.queue))),
+        }
+        return StepOutput(loss, logs, features)
+
+    def losses(self, query: Tensor, jigsaw: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare both branches with the same key and the same queue.
+
+        Args:
+            query: Unit vectors of the first crops, (B, output_dim).
+            jigsaw: Unit vectors of the patches, (B, output_dim).
+            key: Unit vectors of the second crops from the teacher, (B, output_dim).
+
+        Returns:
+            Loss of the crops and loss of the patches, scalars.
+        """
+        rows, temperature = self.queue.rows, self.config.temperature
+        of_crop = info_nce(query, key, rows, temperature=temperature)
+        return of_crop, info_nce(jigsaw, key, rows, temperature=temperature)
+
+    @torch.no_grad()
+    def _keys(self, view: Tensor, progress: Progress) -> Tensor:
+        shuffle = self.config.shuffle_batch_norm and world_size() > 1 and not is_synchronised(self)
+        if not shuffle:
+            return unit(self.teacher_projector(self.teacher_backbone(view)))
+        view, order = shuffled(view, seed=progress.step)
+        return unshuffled(unit(self.teacher_projector(self.teacher_backbone(view))), order)
+
+    def after_update(self, progress: Progress) -> None:
+        """Store the keys of the step and move the teacher."""
+        for keys in self._new_keys:  # one entry per accumulated part
+            self.queue.write(keys)
+        self._new_keys.clear()
+        update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
+        update_teacher(self.teacher_projector, self.projector, self.config.momentum)
