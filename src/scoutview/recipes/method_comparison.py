@@ -50,7 +50,6 @@ NARROW: Final = {"hidden_dim": 512, "output_dim": 128}
 OWN: Final[dict[str, dict[str, Any]]] = {
     "barlow_twins": {"output_dim": 512},
     "vicreg": {"output_dim": 512},
-    "dino": {"output_dim": 1024},
 }
 
 
