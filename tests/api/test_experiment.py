@@ -251,7 +251,7 @@ def test_experiment__on_a_local_ray_gives_the_same_predictions(cohort, done, tmp
 def test_config__survives_json_with_the_settings_of_the_method():
 
     config = grid()
-    again = ExperimentConfig.build(json.loads(config.model_dump_json(exclude_unset=True)))
+    again = ExperimentConfig.build(json.loads(json.dumps(config.written())))
     assert again == config
     settings = again.arms[0].pretraining.settings
     assert isinstance(settings, SimCLRConfig)

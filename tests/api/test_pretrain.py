@@ -15,7 +15,7 @@ from tests.methods.objectives import small_config
 from tests.processes import run_ranks
 
 from scoutview.api.index import index
-from scoutview.api.pretrain import PretrainConfig, pretrain
+from scoutview.api.pretrain import PretrainConfig, pretrain, written_settings
 from scoutview.api.store import store
 from scoutview.base.errors import ConfigError, RunError
 from scoutview.contract import StepOutput
@@ -120,6 +120,34 @@ def test_pretrain__small_data_defaults_are_said_and_recorded(cohort, tmp_path, c
     assert values["method"]["views"]["size"] == 28
     assert any("queue_length lowered from 65536 to 96" in note for note in values["notes"])
     assert "queue_length lowered from 65536 to 96" in caplog.text
+
+
+def test_pretrain__what_was_written_makes_the_same_run_again(cohort, tmp_path):
+    config = tiny_config(epochs=1, probe_every=None)
+    settings = config_class("moco_v2")(output_dim=8)  # its queue is longer than the data
+    first = RunFolder.open(
+        pretrain(cohort, "moco_v2", tmp_path / "a", config=config, settings=settings)
+    )
+    assert first.config["method"]["queue_length"] < settings.queue_length
+    again, method = written_settings(first.path)
+    assert (again, method) == (config, settings)
+    assert again.model_fields_set == config.model_fields_set
+    assert method.model_fields_set == settings.model_fields_set
+    second = RunFolder.open(
+        pretrain(cohort, "moco_v2", tmp_path / "b", config=again, settings=method)
+    )
+    assert second.config == first.config
+    one, other = load_file(first.backbone), load_file(second.backbone)
+    assert all(torch.equal(one[key], other[key]) for key in one | other)
+    full = config_class("moco_v2").build(json.loads(settings.model_dump_json()))
+    with pytest.raises(ConfigError, match="queue_length must be at most"):
+        pretrain(cohort, "moco_v2", tmp_path / "c", config=config, settings=full)
+    with pytest.raises(RunError, match="does not say what its user wrote"):
+        written_settings(run_of_another_verb(tmp_path / "d"))
+
+
+def run_of_another_verb(folder):
+    return RunFolder.create(folder, {"verb": "transfer"}, {}).path
 
 
 def test_pretrain__a_written_value_is_refused_not_changed(cohort, tmp_path):

@@ -48,3 +48,13 @@ def test_config__is_frozen_and_documents_its_fields() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Method().temperature = 2.0  # type: ignore[misc]
     assert Method.model_fields["temperature"].description == "Softmax temperature."
+
+
+def test_written__is_what_build_turns_into_the_same_again() -> None:
+    config = Method.build({"views": {"size": 48}})
+    assert config.written() == {"views": {"size": 48}}
+    again = Method.build(config.written())
+    assert again == config
+    assert (again.model_fields_set, again.views.model_fields_set) == ({"views"}, {"size"})
+    full = Method.build(config.model_dump(mode="json"))
+    assert full.model_fields_set != config.model_fields_set, "a full dump would not do"

@@ -177,7 +177,8 @@ def _begin(folder: Path, config: ExperimentConfig, *, resume: bool) -> None:
     if path.is_file():
         before = read_json(path, schema="experiment", version=VERSION)["config"]
         _require_same_pretraining(_wishes(before), _wishes(values))
-    write_json(path, {"config": values}, schema="experiment", version=VERSION)
+    content = {"config": values, "written": config.written()}
+    write_json(path, content, schema="experiment", version=VERSION)
 
 
 def _wishes(values: dict[str, Any]) -> dict[str, Any]:

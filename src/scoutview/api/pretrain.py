@@ -161,10 +161,34 @@ def pretrain(
     fabric = start_fabric(config)
     plan = _plan(open_cohort(cohort), method, settings, config, fabric)
     folder = Path(out)
+    written = {"config": config.written(), "method": settings.written()}
     if fabric.is_global_zero:
-        RunFolder.create(folder, plan.values(folder), environment())
+        RunFolder.create(folder, plan.values(folder) | {"written": written}, environment())
     fabric.barrier()
     return _train(plan, RunFolder.open(folder), fabric, resume=False)
+
+
+def written_settings(run: str | Path) -> tuple[PretrainConfig, MethodConfig]:
+    """Read what the user of a run wrote, for another run alike: its defaults are still defaults.
+
+    Args:
+        run: Folder of a pre-training.
+
+    Returns:
+        What `pretrain` was given as `config` and `settings`.
+
+    Raises:
+        RunError: There is no pre-training, or it comes from a scoutview that did not record this.
+    """
+    values = RunFolder.open(run).config
+    if values.get("verb") != "pretrain" or "written" not in values:
+        raise RunError(
+            f"{run} does not say what its user wrote (no pre-training, or an old one); take the"
+            " settings that matter from its config.json."
+        )
+    written = values["written"]
+    settings = config_class(str(values["method"]["name"])).build(written["method"])
+    return PretrainConfig.build(written["config"]), settings
 
 
 def _go_on(folder: Path, cohort: str | Path | Cohort | None) -> Path:
@@ -520,4 +544,4 @@ def _model_card(plan: _Plan, fitted: Fitted, notes: list[str]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["PretrainConfig", "pretrain"]
+__all__ = ["PretrainConfig", "pretrain", "written_settings"]

@@ -34,6 +34,14 @@ class Config(BaseModel):
         except ValidationError as error:
             raise ConfigError(_explain(cls, error)) from error
 
+    def written(self) -> dict[str, Any]:
+        """Return what was written, as plain values: what `build` turns into the same again.
+
+        A full dump would not do: built from it, every default counts as the user's wish, which
+        nothing may lower or replace.
+        """
+        return self.model_dump(mode="json", exclude_unset=True)
+
     @classmethod
     def load(cls, file: str | Path | None, overrides: dict[str, str] | None = None) -> Self:
         """Build from a YAML or JSON file and dotted overrides such as {"views.size": "32"}.
