@@ -177,3 +177,21 @@ def test_two_processes__hold_the_bank_of_one_whole_or_in_shards():
 def test_shard__refuses_the_state_of_another_number_of_processes():
     for message in run_ranks(refusal, WORLD):
         assert "as many processes" in message
+
+
+def round_trip() -> tuple:
+    """A shard out of a whole bank is the shard it came from."""
+    memory = bank(21, sharded=True)
+    whole = memory.whole()
+    again = memory.part_of(bank(21).rows if whole is None else whole)
+    return None if whole is None else whole.numpy(), torch.equal(again, memory.rows)
+
+
+@pytest.mark.ddp
+def test_whole__puts_the_rows_of_all_shards_in_order():
+    rows = []
+    for whole, same in run_ranks(round_trip, WORLD):
+        rows.append(whole)
+        assert same
+    assert rows[1] is None
+    assert torch.equal(torch.from_numpy(rows[0]), bank(21).rows)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,8 +21,9 @@ class MemoryBank(nn.Module):
     the device. Write only after the backward pass of a loss that read the bank.
 
     Every process holds the whole bank, or, if `sharded`, the rows r with r % world = rank and
-    therefore 1 / world of the bytes; reads and writes then go through the owners. A shard is part
-    of the state of its own process and fits a run with as many processes only.
+    therefore 1 / world of the bytes; reads and writes then go through the owners. The state of a
+    shard is that of its own process and fits as many processes only; `whole` and `part_of` make
+    from it, and of it, a state that fits any number.
 
     Source: Wu et al., 2018, arXiv:1805.01978, section 3.2.
     """
@@ -170,6 +172,32 @@ class MemoryBank(nn.Module):
         numbers = torch.arange(self.owner, self.length, self.owners, device=self.rows.device)
         return numbers, self.rows[: len(numbers)]
 
+    def whole(self) -> Tensor | None:
+        """Collect the shards of all processes; all of them must call it.
+
+        Returns:
+            All rows in order, (N, D), in the first process; None in the others.
+        """
+        part = self.rows[:-1]  # without the place that stays 0
+        parts = [torch.empty_like(part) for _ in range(self.owners)] if self.owner == 0 else None
+        dist.gather(part.contiguous(), parts)
+        # Row r lies with process r % owners at r // owners.
+        return None if parts is None else torch.stack(parts, dim=1).flatten(0, 1)[: self.length]
+
+    def part_of(self, whole: Tensor) -> Tensor:
+        """Cut the shard of this process out of a whole bank.
+
+        Args:
+            whole: All rows in order, (N, D).
+
+        Returns:
+            What `rows` would be, with its last place 0.
+        """
+        part = torch.zeros_like(self.rows, device=whole.device)
+        mine = whole[self.owner :: self.owners]
+        part[: len(mine)] = mine
+        return part
+
     def _places(self, rows: Tensor) -> Tensor:
         """Where rows lie in `self.rows`; those of other owners in the last place."""
         if not self.sharded:
@@ -215,3 +243,16 @@ class MemoryBank(nn.Module):
             )
         else:
             self.rows.copy_(state[name])
+
+
+def sharded_banks(module: nn.Module) -> dict[str, MemoryBank]:
+    """Find the banks of which this process holds a part only.
+
+    Args:
+        module: What may contain banks.
+
+    Returns:
+        Bank by name in `module`.
+    """
+    parts = module.named_modules()
+    return {name: m for name, m in parts if isinstance(m, MemoryBank) and m.sharded}

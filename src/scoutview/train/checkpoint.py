@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from scoutview.base.errors import CheckpointError, ScoutviewWarning
 from scoutview.base.files import atomic_writer, remove_partial
+from scoutview.nn.banks import sharded_banks
 
 logger = logging.getLogger(__name__)
 
@@ -203,6 +204,10 @@ def restore_objective(objective: nn.Module, checkpoint: Checkpoint) -> None:
     """
     own = {f"model.{k}": v.detach() for k, v in objective.state_dict(keep_vars=True).items()}
     saved = {k: v for k, v in checkpoint.tensors.items() if k.startswith("model.")}
+    for bank_name, bank in sharded_banks(objective).items():
+        rows = saved.get(f"model.{bank_name}.rows")
+        if rows is not None and rows.shape == (len(bank), bank.rows.shape[1]):
+            saved[f"model.{bank_name}.rows"] = bank.part_of(rows)
     problems = [f"{name} is missing" for name in sorted(own.keys() - saved.keys())]
     problems += [f"{name} is not known" for name in sorted(saved.keys() - own.keys())]
     for name in sorted(own.keys() & saved.keys()):

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from scoutview.base.errors import RunError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
+from scoutview.nn.banks import sharded_banks
 from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
 from scoutview.results.provenance import differences, environment
 from scoutview.results.run import RunFolder
@@ -373,6 +374,10 @@ def _snapshot(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Name everything that the next step depends on."""
     tensors = training_tensors(objective, optimizer)
+    for name, bank in sharded_banks(objective).items():
+        rows = bank.whole()  # only the first process, which writes, has it
+        if rows is not None:
+            tensors[f"model.{name}.rows"] = rows
     own = random_state(fabric.device)
     states = fabric.all_gather(own.to(fabric.device)).reshape(fabric.world_size, -1).cpu()  # type: ignore[union-attr]
     for rank, random in enumerate(states):
