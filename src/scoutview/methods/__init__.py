@@ -29,6 +29,11 @@ METHODS: Final[dict[str, tuple[str, str, str]]] = {
     "moco_v3": ("scoutview.methods.moco_v3", "MoCoV3Config", "MoCoV3"),
     "pixpro": ("scoutview.methods.pixpro", "PixProConfig", "PixPro"),
     "npid_v2": ("scoutview.methods.npid_v2", "NPIDv2Config", "NPIDv2"),
+    "npid_v2_interclr": (
+        "scoutview.methods.npid_v2_interclr",
+        "NPIDv2InterCLRConfig",
+        "NPIDv2InterCLR",
+    ),
     "pirl": ("scoutview.methods.pirl", "PIRLConfig", "PIRL"),
     "simclr": ("scoutview.methods.simclr", "SimCLRConfig", "SimCLR"),
     "simclr_v2": ("scoutview.methods.simclr_v2", "SimCLRV2Config", "SimCLRV2"),

@@ -121,12 +121,13 @@ class OnlineKMeans(nn.Module):
 
     def _average(self, clusters: Tensor) -> None:
         """Set centroids of some clusters, which may repeat, to the means of their rows."""
-        counts = self.counts[clusters][:, None]
-        means = self.sums[clusters] / counts.clamp_min(1)
-        centroids = torch.where(counts > 0, means, self.centroids[clusters])
-        self.centroids[clusters] = centroids
+        counts = self.counts.index_select(0, clusters)[:, None]
+        means = self.sums.index_select(0, clusters) / counts.clamp_min(1)
+        last = self.centroids.index_select(0, clusters)
+        centroids = torch.where(counts > 0, means, last)
+        self.centroids.index_copy_(0, clusters, centroids)
         if self.distance == "euclidean":
-            self.offsets[clusters] = -0.5 * centroids.square().sum(dim=1)
+            self.offsets.index_copy_(0, clusters, -0.5 * centroids.square().sum(dim=1))
 
     # --- every step ---
 
@@ -161,7 +162,7 @@ class OnlineKMeans(nn.Module):
             Share of the rows whose label changed, scalar.
         """
         rows, by = rows.sort(stable=True)
-        old, new = old[by].to(self.sums), new[by].to(self.sums)
+        old, new = (x.index_select(0, by).to(self.sums) for x in (old, new))
         last = torch.searchsorted(rows, rows, right=True) - 1  # (B,) last place of the same row
         once = last == torch.arange(len(rows), device=rows.device)
         before, after = self.labels[rows].long(), self.assign(new)[last]
