@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from tests.golden.adapters_banks import infomin, insdis, pirl
-from tests.golden.adapters_clusters import deepcluster_v2
+from tests.golden.adapters_clusters import deepcluster_v2, pcl, sela
 from tests.golden.adapters_dense import pixpro
 from tests.golden.adapters_interclr import interclr
 from tests.golden.adapters_in_batch import moco, moco_v3, simsiam, vicreg
@@ -322,6 +322,8 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
     "swav": ("swav", swav),
     "pixpro": ("pixpro", pixpro),
     "deepcluster_v2": ("deepcluster_v2", deepcluster_v2),
+    "pcl": ("pcl_v1 pcl_v2", pcl),
+    "sela": ("sela_v2", sela),
     "interclr": ("npid_v2_interclr moco_v2_interclr byol_interclr", interclr),
     "lars": ("train.optimizers", lars),
     "schedules": ("train.schedules", schedule),
