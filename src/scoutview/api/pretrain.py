@@ -5,9 +5,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from scoutview.api.index import open_cohort
+from scoutview.api.pretrain_parts import check_equal_parts, check_labels, modality_sizes
 from scoutview.api.store import stored
 from scoutview.base.errors import ConfigError, RunError
 from scoutview.base.files import atomic_writer
@@ -28,8 +30,9 @@ from scoutview.data.sampler import GroupSampler, PermutationSampler, Sampler
 from scoutview.data.samples import DataConfig, Samples
 from scoutview.index.cohort import Cohort
 from scoutview.index.labels import Policy
-from scoutview.methods import build, config_class
+from scoutview.methods import build, config_class, method_class
 from scoutview.methods.config import MethodConfig
+from scoutview.methods.hybrid import Hybrid, HybridConfig
 from scoutview.nn.backbones import BackboneConfig, build_backbone, network_kind
 from scoutview.results.provenance import environment, usable_cores
 from scoutview.results.run import RunFolder
@@ -42,6 +45,7 @@ from scoutview.train.monitor import CollapseMonitor, queue_size
 from scoutview.train.preflight import check_budget, estimate
 from scoutview.train.probe import LabelledProbe
 from scoutview.views.defaults import LIMITS, for_modalities
+from scoutview.views.device import make_views
 from scoutview.views.pipeline import Views
 from scoutview.views.policy import CropsAndPatches, EvalView, MultiCrop, TwoCrops
 from scoutview.views.presets import (
@@ -66,13 +70,18 @@ class PretrainConfig(FitConfig):
     data: DataConfig = DataConfig()
     """Which images, slices and grey values; without a split, the training part if there is one."""
     balance_modalities: bool = False
-    """Give every modality an equal part of each batch."""
+    """Give every modality an equal part of each batch; on where the method asks for it."""
+    hybrid: HybridConfig | None = None
+    """Also learn from the labels, where there are some; null learns from images alone."""
     view: EvalView | None = None
     """Evaluation view of probes and of the exported model; null is the size of the largest view."""
     mean: float = 0.5
     """Subtracted from grey values in [0, 1]."""
     std: float = Field(default=0.5, gt=0)
     """Grey values are divided by this afterwards."""
+    views_on: Literal["cpu", "device"] = "cpu"
+    """Where random views are made: by the threads of the loader, or on the device, to which images
+    then travel once and whole. The same views, but for the roundings of the CPU."""
     workers: int | None = Field(default=None, ge=0)
     """Threads that make views; null is 1 on the CPU, and the cores per process (8 at most) for
     GPUs."""
@@ -160,12 +169,13 @@ def pretrain(
     settings = settings or config_class(method)()
     fabric = start_fabric(config)
     plan = _plan(open_cohort(cohort), method, settings, config, fabric)
+    objective, loader = _objective(plan), _loader(plan, fabric)  # refuse before a file is written
     folder = Path(out)
     written = {"config": config.written(), "method": settings.written()}
     if fabric.is_global_zero:
         RunFolder.create(folder, plan.values(folder) | {"written": written}, environment())
     fabric.barrier()
-    return _train(plan, RunFolder.open(folder), fabric, resume=False)
+    return _train(plan, objective, loader, RunFolder.open(folder), fabric, resume=False)
 
 
 def written_settings(run: str | Path) -> tuple[PretrainConfig, MethodConfig]:
@@ -201,11 +211,13 @@ def _go_on(folder: Path, cohort: str | Path | Cohort | None) -> Path:
     chosen = dict(values["method"])
     name = str(chosen.pop("name"))
     settings = config_class(name).build(chosen)
-    config = PretrainConfig.build({k: values[k] for k in PretrainConfig.model_fields})
+    config = PretrainConfig.build(
+        {k: values[k] for k in PretrainConfig.model_fields if k in values}
+    )
     fabric = start_fabric(config)
     whole = open_cohort(cohort if cohort is not None else (folder / values["cohort"]).resolve())
     plan = _laid_out(whole, name, settings, config, fabric, tuple(values["notes"]))
-    return _train(plan, run, fabric, resume=True)
+    return _train(plan, _objective(plan), _loader(plan, fabric), run, fabric, resume=True)
 
 
 # ------------------------------------------------------------------ decisions
@@ -228,8 +240,12 @@ def _plan(
     size = len(plan.samples)
     settings, more = _fitted_views(settings, plan)
     notes += more
-    settings, more = settings.preflight(size, config.batch_size)
-    notes += more + check_budget(config, size)
+    notes += check_budget(config, size)
+    sizes = modality_sizes(plan.samples, plan.store)
+    config, more = _balanced(config, settings, sizes)
+    notes += more
+    settings, more = settings.preflight_modalities(sizes, config.batch_size)
+    notes += more + _checked_labels(config, method, plan)
     if config.view is None:
         largest = max(spec.size for spec in settings.views.specs(2))  # type: ignore[attr-defined]
         side = largest[0] if len(set(largest)) == 1 else largest
@@ -244,6 +260,38 @@ def _plan(
         plan.targets,
         tuple(notes),
     )
+
+
+def _balanced(
+    config: PretrainConfig, settings: MethodConfig, sizes: dict[str, int]
+) -> tuple[PretrainConfig, list[str]]:
+    """Switch balancing on where the method needs it, and check that it works."""
+    notes = []
+    if settings.equal_modalities and not config.balance_modalities:
+        if "balance_modalities" in config.model_fields_set:
+            raise ConfigError(
+                "This method needs equal parts of all modalities in a batch; leave"
+                " balance_modalities out or set it to true, or set per_modality to false."
+            )
+        config = config.model_copy(update={"balance_modalities": True})
+        notes.append("balance_modalities is switched on, because the method needs equal parts.")
+    if config.balance_modalities:
+        notes += check_equal_parts(sizes, config.batch_size, config.world * config.accumulate)
+    return config, notes
+
+
+def _checked_labels(config: PretrainConfig, method: str, plan: _Plan) -> list[str]:
+    if config.hybrid is None:
+        if method_class(method).self_supervised:
+            return []
+        check_labels(plan.samples, plan.store, plan.targets, method)
+        return []
+    if config.hybrid.level is not None and config.compile:
+        raise ConfigError(
+            "hybrid.level reads inside the network, which a compiled one does not allow; set"
+            " compile to false, or leave hybrid.level out."
+        )
+    return check_labels(plan.samples, plan.store, plan.targets, "Hybrid training")
 
 
 def _laid_out(
@@ -333,15 +381,24 @@ def _fitted_views(settings: MethodConfig, plan: _Plan) -> tuple[MethodConfig, li
 # ------------------------------------------------------------------ training
 
 
-def _train(plan: _Plan, run: RunFolder, fabric: Fabric, *, resume: bool) -> Path:
+def _train(
+    plan: _Plan,
+    objective: Objective,
+    loader: Loader,
+    run: RunFolder,
+    fabric: Fabric,
+    *,
+    resume: bool,
+) -> Path:
     config = plan.config
-    objective = _objective(plan)
-    loader = _loader(plan, fabric)
     channels = config.backbone.in_channels
     dtype = torch.float64 if config.precision == "64-true" else torch.float32
+    numbers = _group_numbers(plan).to(fabric.device)
 
     def prepare(batch: Batch) -> Batch:
-        return widen(batch, channels=channels, mean=config.mean, std=config.std, dtype=dtype)
+        batch = make_views(batch)
+        batch = widen(batch, channels=channels, mean=config.mean, std=config.std, dtype=dtype)
+        return replace(batch, groups=numbers[batch.groups])
 
     size = len(plan.samples)
     monitor = CollapseMonitor(
@@ -383,14 +440,26 @@ def _budget(config: PretrainConfig, size: int) -> str:
 
 def _objective(plan: _Plan) -> Objective:
     torch.manual_seed(plan.config.seed)
-    return build(
+    groups = len(modality_sizes(plan.samples, plan.store))
+    objective = build(
         plan.method,
         build_backbone(plan.config.backbone),
         plan.settings,
         dataset_size=len(plan.samples),
-        num_groups=len(plan.store.groups),
+        num_groups=groups,
         labels=_spec(plan),
     )
+    if plan.config.hybrid is None:
+        return objective
+    return Hybrid(objective, plan.config.hybrid, labels=_spec(plan), num_groups=groups)
+
+
+def _group_numbers(plan: _Plan) -> Tensor:
+    """Number the modalities of the training set from 0; by their number in the store."""
+    numbers = torch.zeros(len(plan.store.groups), dtype=torch.int64)
+    there = torch.from_numpy(np.unique(plan.samples.groups()))
+    numbers[there] = torch.arange(len(there))
+    return numbers
 
 
 def _spec(plan: _Plan) -> LabelSpec | None:
@@ -413,6 +482,7 @@ def _loader(plan: _Plan, fabric: Fabric) -> Loader:
         sampler,
         threads=_threads(config, fabric),
         pin=fabric.device.type == "cuda",
+        on_device=config.views_on == "device",
         sweep_views=Views(config.view),
         seed=seed,
         rank=rank,
@@ -531,6 +601,7 @@ def _model_card(plan: _Plan, fitted: Fitted, notes: list[str]) -> str:
         f"# {config.backbone.name}, pre-trained with {plan.method}",
         "",
         f"- Data: {len(plan.samples)} images, {modalities}.",
+        *_label_line(plan),
         f"- Training: {fitted.samples_seen} samples seen in {fitted.steps} steps of"
         f" {config.batch_size}, seed {config.seed}, {config.precision}.",
         f"- Input: {config.backbone.in_channels} channel(s); intensity policy {intensity}, then"
@@ -542,6 +613,17 @@ def _model_card(plan: _Plan, fitted: Fitted, notes: list[str]) -> str:
         *(["## Notes", "", *(f"- {note}" for note in notes), ""] if notes else []),
     ]
     return "\n".join(lines)
+
+
+def _label_line(plan: _Plan) -> list[str]:
+    """Say from which labels the backbone has learnt, if from any."""
+    hybrid = plan.config.hybrid
+    if plan.targets is None or (hybrid is None and method_class(plan.method).self_supervised):
+        return []
+    names = ", ".join(plan.targets.columns)
+    if hybrid is None:
+        return [f"- Labels: {names}."]
+    return [f"- Labels: {names}, beside the images (alpha {hybrid.alpha:g}, beta {hybrid.beta:g})."]
 
 
 __all__ = ["PretrainConfig", "pretrain", "written_settings"]

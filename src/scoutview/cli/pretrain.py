@@ -23,6 +23,8 @@ def pretrain(
     devices: int | None = None,
     num_nodes: int | None = None,
     precision: str | None = None,
+    hybrid_alpha: float | None = None,
+    hybrid_beta: float | None = None,
     config: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter("--set")] = (),
     method_config: Path | None = None,
@@ -57,6 +59,10 @@ def pretrain(
         Machines, under torchrun or SLURM.
     precision
         32-true, bf16-mixed, 16-mixed or 64-true.
+    hybrid_alpha
+        Also learn from labels; weight of the method's own loss.
+    hybrid_beta
+        Also learn from labels; weight of their loss.
     config
         YAML or JSON file with all settings of the training.
     set_
@@ -87,6 +93,8 @@ def pretrain(
         "devices": devices,
         "num_nodes": num_nodes,
         "precision": precision,
+        "hybrid.alpha": hybrid_alpha,
+        "hybrid.beta": hybrid_beta,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     folder = run(
