@@ -242,6 +242,42 @@ def test_pretrain__killed_and_resumed_is_bit_equal(name, cohort, tmp_path):
         pretrain(resume=resumed)
 
 
+def test_pretrain__with_views_on_the_device_resumes_bit_equal(cohort, tmp_path, monkeypatch):
+    import scoutview.api.pretrain as module
+
+    class KilledError(Exception):
+        pass
+
+    def dying(objective, *arguments, **named):
+        forward = objective.forward
+
+        def count(batch, progress):
+            if progress.step == 4:
+                raise KilledError
+            return forward(batch, progress)
+
+        objective.forward = count
+        return fit(objective, *arguments, **named)
+
+    config = tiny_config(views_on="device", probe_every=2)
+    settings = {"config": config, "settings": small_config("simclr")}
+    whole = RunFolder.open(pretrain(cohort, "simclr", tmp_path / "whole", **settings))
+    monkeypatch.setattr(module, "fit", dying)
+    with pytest.raises(KilledError):
+        pretrain(cohort, "simclr", tmp_path / "killed", **settings)
+    monkeypatch.setattr(module, "fit", fit)
+    resumed = RunFolder.open(pretrain(resume=tmp_path / "killed"))
+    one, other = load_file(whole.backbone), load_file(resumed.backbone)
+    assert all(torch.equal(one[key], other[key]) for key in one | other)
+    columns = ["step", "loss", "lr", "knn_auc", "linear_auc"]
+    assert whole.metrics()[columns].equals(resumed.metrics()[columns])
+    on_cpu = {"config": tiny_config(probe_every=2), "settings": small_config("simclr")}
+    cpu = RunFolder.open(pretrain(cohort, "simclr", tmp_path / "cpu", **on_cpu))
+    first = [run.metrics()["loss"].iloc[0] for run in (whole, cpu)]
+    assert first[0] == pytest.approx(first[1], rel=5e-3)
+    assert first[0] != first[1], "made by the other kernel"
+
+
 def test_pretrain__a_signal_stops_it_and_resume_finishes(cohort, tmp_path, monkeypatch):
     import scoutview.api.pretrain as module
 

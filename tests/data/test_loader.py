@@ -12,9 +12,10 @@ from scoutview.data.loader import Loader, widen
 from scoutview.data.sampler import GroupSampler, PermutationSampler
 from scoutview.data.samples import DataConfig, Samples
 from scoutview.store.build import StoreConfig, build_store
+from scoutview.views.device import make_views
 from scoutview.views.draw import draw
 from scoutview.views.pipeline import Views
-from scoutview.views.policy import EvalView, MultiCrop, TwoCrops
+from scoutview.views.policy import Augment, EvalView, Intensity, MultiCrop, TwoCrops
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,59 @@ def test_batches__have_the_shapes_and_values_of_the_contract(samples):
     image, _, records = samples.locate(batch.rows.numpy())
     assert batch.image_keys.tolist() == [record.image_key for record in records]
     assert batch.targets.tolist() == image.tolist()
+
+
+MIXED = MultiCrop(
+    counts=(2, 3),
+    sizes=(32, 16),
+    scales=((0.4, 1.0), (0.05, 0.4)),
+    augment=(
+        Augment(
+            flip_horizontal=0.5,
+            rotation=20,
+            intensity=Intensity(brightness=0.3, contrast=0.3, blur_probability=0.5),
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("policy", [POLICY, MIXED], ids=["crops", "mixed"])
+def test_batches__with_views_on_the_device_are_those_of_the_cpu(samples, policy, threads):
+    here = take(loader(samples, policy=policy).batches(1), 3)
+    travelling = loader(samples, policy=policy, on_device=True, threads=threads)
+    for expected, batch in zip(here, take(travelling.batches(1), 3), strict=True):
+        assert batch.views == []
+        assert sorted(itertools.chain(*batch.images.members)) == list(range(6))
+        assert sum(len(stack) for stack in batch.images.stacks) == 6
+        made = make_views(batch.to("cpu"))
+        assert made.images is None
+        assert [view.shape for view in made.views] == [view.shape for view in expected.views]
+        for view, other in zip(made.views, expected.views, strict=True):
+            assert view.dtype == torch.float32
+            torch.testing.assert_close(view, other.float() / 65535, atol=5e-4, rtol=0)
+        for x, y in zip(made.geometry, expected.geometry, strict=True):
+            assert torch.equal(x, y)
+        for name in ("rows", "image_keys", "groups", "targets"):
+            assert torch.equal(getattr(made, name), getattr(expected, name))
+        assert make_views(made) is made
+
+
+def test_sweep__with_views_on_the_device_is_that_of_the_cpu(samples):
+    here, there = (list(loader(samples, on_device=where).sweep()) for where in (False, True))
+    for expected, batch in zip(here, map(make_views, there), strict=True):
+        assert torch.equal(batch.rows, expected.rows)
+        (view,), (other,) = batch.views, expected.views
+        torch.testing.assert_close(view, other.float() / 65535, atol=5e-4, rtol=0)
+
+
+def test_batches__with_views_on_the_device_may_be_in_colour(samples):
+    colour = Samples(samples.store, samples.rows, DataConfig(channel="colour"))
+    (expected,) = take(loader(colour).batches(), 1)
+    (batch,) = take(loader(colour, on_device=True).batches(), 1)
+    for view, other in zip(make_views(batch).views, expected.views, strict=True):
+        assert view.shape == other.shape
+        torch.testing.assert_close(view, other.float() / 65535, atol=5e-4, rtol=0)
 
 
 def test_batches__that_are_kept_never_change(samples):

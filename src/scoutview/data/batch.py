@@ -1,5 +1,6 @@
 """The one thing that every method and task receives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self
 
@@ -20,6 +21,18 @@ class Text:
     """True for real tokens, (B, L) bool."""
     sentences: Tensor
     """Sentence number of each token, (B, L) int64, -1 outside any sentence."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images whose views are still to be made, where the batch will be."""
+
+    stacks: list[Tensor]
+    """One tensor per size that occurs, (b, C, *S) uint8 or uint16, whose full range is [0, 1]."""
+    members: list[list[int]]
+    """Places in the batch of the images of each stack."""
+    params: list[Sequence[Any]]
+    """Of every image of the batch, the parameters of all its views (`ViewPipeline.draw`)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class Batch:
     masks: list[Tensor] = field(default_factory=list)
     """Hidden patches per view, (B, P) bool, True = hidden."""
     text: Text | None = None
+    images: Images | None = None
+    """Instead of views, until they are made on the device; methods never see it."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,6 +73,9 @@ class Batch:
                 return value.to(device, non_blocking=non_blocking)
             if isinstance(value, list):
                 return [move(item) for item in value]
+            if isinstance(value, Images):
+                stacks = [stack.to(device, non_blocking=non_blocking) for stack in value.stacks]
+                return replace(value, stacks=stacks)
             if isinstance(value, Text):
                 return Text(*(move(getattr(value, f.name)) for f in fields(value)))  # type: ignore[arg-type]
             return value

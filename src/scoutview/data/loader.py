@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scoutview.base.errors import ConfigError, DataError
 from scoutview.base.randomness import VIEWS, Addressed
-from scoutview.data.batch import Batch
+from scoutview.data.batch import Batch, Images
 from scoutview.data.pipeline import ViewPipeline
 from scoutview.data.sampler import Drawn, Sampler
 from scoutview.data.samples import Samples
@@ -49,6 +49,7 @@ class Loader:
         threads: int = 1,
         prefetch: int = 2,
         pin: bool = False,
+        on_device: bool = False,
         sweep_views: ViewPipeline | None = None,
         sweep_batch: int = 256,
         rank: int = 0,
@@ -64,6 +65,8 @@ class Loader:
             threads: Threads that make views; 0 works in the caller's thread.
             prefetch: Batches made ahead, >= 1; without effect if `threads` is 0.
             pin: Use page-locked memory, from which a GPU copies while it computes.
+            on_device: Hand over whole images and the parameters of their views, to be made on the
+                device (`views.device.make_views`). Whole, so shrink large ones in the store.
             sweep_views: Evaluation view for `sweep`.
             sweep_batch: Images of a batch of `sweep`.
             rank: Number of this process, for `sweep`.
@@ -79,6 +82,7 @@ class Loader:
             )
         self.samples, self.views, self.sampler = samples, views, sampler
         self._seed, self._threads, self._prefetch, self._pin = seed, threads, prefetch, pin
+        self._on_device = on_device
         self._sweep_views, self._sweep_batch = sweep_views, sweep_batch
         self._rank, self._world = rank, world
         self._dtype = samples.dtype()
@@ -136,7 +140,7 @@ class Loader:
                 self._fill(plan, views, 0, len(plan.records))
                 self._waited += time.perf_counter() - asked
                 self._elapsed = time.perf_counter() - begun
-                yield plan.batch
+                yield self._finished(plan)
             return
         with ThreadPoolExecutor(self._threads, thread_name_prefix="views") as pool:
             waiting: deque[tuple[_Plan, list[Future[None]]]] = deque()
@@ -148,7 +152,7 @@ class Loader:
                         future.result()
                     self._waited += time.perf_counter() - asked
                     self._elapsed = time.perf_counter() - begun
-                    batch = plan.batch
+                    batch = self._finished(plan)
                     del plan  # so that the caller alone decides when its memory is free again
                     yield batch
                     del batch
@@ -184,7 +188,11 @@ class Loader:
     def _plan(self, drawn: Drawn, arena: "_Arena") -> "_Plan":
         """Locate the samples of a batch and give it memory."""
         image, slices, records = self.samples.locate(drawn.positions)
-        views, geometry = arena.take(len(records))
+        views: list[Any] = []
+        if self._on_device:
+            geometry = arena.geometry(len(records))
+        else:
+            views, geometry = arena.take(len(records))
         targets = self.samples.targets
         batch = Batch(
             views=[torch.from_numpy(view) if not self._pin else view for view in views],
@@ -202,7 +210,24 @@ class Loader:
             self.samples.rows[image].tolist(),
             [view.numpy() if isinstance(view, Tensor) else view for view in views],
             geometry,
+            [None] * len(records),
         )
+
+    def _finished(self, plan: "_Plan") -> Batch:
+        """Return a batch that is filled; images that travel are stacked by size."""
+        if not self._on_device:
+            return plan.batch
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for row, (image, _) in enumerate(plan.carried):
+            by_shape.setdefault(image.shape, []).append(row)
+        members = list(by_shape.values())
+        stacks = [
+            torch.from_numpy(np.stack([plan.carried[row][0] for row in rows])) for rows in members
+        ]
+        if self._pin:
+            stacks = [stack.pin_memory() for stack in stacks]
+        images = Images(stacks, members, [params for _, params in plan.carried])
+        return replace(plan.batch, images=images)
 
     def _fill(self, plan: "_Plan", views: ViewPipeline, low: int, high: int) -> None:
         """Make the views of samples [low, high) of a batch; runs in a thread."""
@@ -213,7 +238,10 @@ class Loader:
             image = self.samples.image(plan.records[i], plan.slices[i], plan.rows[i], window)
             if image.dtype != self._dtype:
                 image = image.astype(np.uint16) * np.uint16(257)  # 255 becomes 65,535
-            views.apply(image, params, [view[i] for view in plan.views], origin)
+            if self._on_device:
+                plan.carried[i] = _channels_first(image), params
+            else:
+                views.apply(image, params, [view[i] for view in plan.views], origin)
         for number, place in enumerate(plan.geometry):
             place[low:high] = [views.geometry(params[number]) for params, _, _ in drawn]
 
@@ -224,7 +252,7 @@ class Loader:
         # A slice is an image of its own: it gets its own numbers. Word 0 is the whole image.
         generator = random.at(plan.epochs[i], record.image_key, plan.slices[i] + 1)
         params = views.draw(shape, generator)
-        if height * width <= _LARGE:
+        if height * width <= _LARGE or self._on_device:
             return params, (0, 0), None
         (y, x), (bottom, right) = views.bounding_box(params, shape)
         return params, (y, x), (slice(y, bottom), slice(x, right))
@@ -240,6 +268,11 @@ class Loader:
         if random is None:
             random = self._local.random = Addressed(self._seed, VIEWS)
         return random
+
+
+def _channels_first(image: NDArray[Any]) -> NDArray[Any]:
+    """(H, W) or (H, W, 3) to (C, H, W)."""
+    return image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
 
 
 def _column(values: list[int]) -> Tensor:
@@ -258,6 +291,8 @@ class _Plan:
     rows: list[int]
     views: list[NDArray[Any]]
     geometry: list[NDArray[np.float32]]
+    carried: list[Any]
+    """Of each image that travels, its pixels (C, H, W) and the parameters of its views."""
 
 
 class _Arena:
@@ -278,8 +313,7 @@ class _Arena:
 
     def take(self, batch: int) -> tuple[list[Any], list[NDArray[np.float32]]]:
         """Return arrays (or pinned tensors) for the views, and arrays for their geometry."""
-        ndim = len(self._sizes[0])
-        geometry = [np.empty((batch, ndim, ndim + 1), dtype=np.float32) for _ in self._sizes]
+        geometry = self.geometry(batch)
         shapes = [(batch, self._channels, *size) for size in self._sizes]
         if self._pin:
             # torch keeps pinned memory for later and knows when a copy to the GPU has ended.
@@ -292,6 +326,11 @@ class _Arena:
         self._kept = [old for old in self._kept if old[0].shape == arrays[0].shape]
         self._kept.append(arrays)
         return list(arrays), geometry
+
+    def geometry(self, batch: int) -> list[NDArray[np.float32]]:
+        """Return arrays for the geometry of the views."""
+        ndim = len(self._sizes[0])
+        return [np.empty((batch, ndim, ndim + 1), dtype=np.float32) for _ in self._sizes]
 
 
 def _unused(arrays: list[NDArray[Any]]) -> bool:

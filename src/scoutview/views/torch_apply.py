@@ -43,9 +43,16 @@ def apply_batch(images: Tensor, params: Sequence[ViewParams]) -> Tensor:
     if len(params[0].size) != ndim:
         raise DataError(f"Views of size {params[0].size} cannot come from {ndim}-D images.")
     with torch.autocast(images.device.type, enabled=False):
-        views = _sample(images.float() / _LIMITS.get(images.dtype, 1.0), params)
+        views = _sample(as_unit(images), params)
         means = views.flatten(1).mean(1)  # (B,)
         return _cut(_change(_blur(views, params), params, means), params)
+
+
+def as_unit(images: Tensor) -> Tensor:
+    """Bring integers of full range to [0, 1] in float32; floating images stay as they are."""
+    if images.dtype == torch.float32:
+        return images
+    return images.float() / _LIMITS.get(images.dtype, 1.0)
 
 
 def _sample(images: Tensor, params: Sequence[ViewParams]) -> Tensor:
