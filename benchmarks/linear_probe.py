@@ -21,7 +21,7 @@ from scoutview.data.samples import DataConfig
 from scoutview.index.cohort import Cohort
 from scoutview.nn.backbones import Backbone, build_backbone
 from scoutview.nn.probe_solvers import knn_scores
-from scoutview.recipes.demo import FULL_METHODS, SMALL_NETWORK, pretraining
+from scoutview.recipes.demo import SMALL_NETWORK, pretraining
 from scoutview.recipes.pneumoniamnist import SIDE, pneumoniamnist
 from scoutview.results.run import RunFolder
 from scoutview.stats.ranking import auc
@@ -31,6 +31,7 @@ from scoutview.views.policy import EvalView
 
 SEEDS = tuple(range(10))
 NEIGHBOURS = 20
+METHODS = ("simclr", "moco_v2", "byol", "barlow_twins", "swav")
 
 
 def knn_auc(cohort: Cohort, backbone: Backbone) -> float:
@@ -64,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=60_000)
-    parser.add_argument("--methods", nargs="+", default=list(FULL_METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder: Path = arguments.out

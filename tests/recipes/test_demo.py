@@ -2,6 +2,7 @@
 
 import pytest
 
+from scoutview.methods import METHODS
 from scoutview.recipes import demo
 
 
@@ -26,5 +27,6 @@ def test_demo__names_the_copies_shows_every_arm_and_goes_on(tmp_path, monkeypatc
 def test_demo__full_compares_all_methods():
     names = [arm.name for arm in demo.demo_config(full=True).arms]
     assert names[:5] == ["SimCLR", "MoCo v2", "BYOL", "Barlow Twins", "SwAV"]
+    assert set(demo.FULL_METHODS) == set(METHODS) - {"supervised"}
     assert demo.demo_config().transfer.fractions == (0.01, 0.1, 1.0)
     assert len(demo.demo_config().transfer.seeds) == 5

@@ -13,7 +13,7 @@ def demo(*, out: Path = Path("demo-out"), full: bool = False) -> None:
     out
         Folder for everything; run it again to go on.
     full
-        All methods and a larger budget; takes about an hour on two cores.
+        All methods and a larger budget; takes about two hours on two cores.
     """
     from scoutview.recipes.demo import run_demo
 

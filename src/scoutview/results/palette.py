@@ -1,7 +1,7 @@
 """One colour, marker and line per arm, the same in every figure; readable without colour vision."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from scoutview.results.collect import Arm
@@ -39,6 +39,9 @@ _FURTHER: Final = (
 )
 """For everything without a colour of its own, in order of appearance. Source: Tol, 2021."""
 
+_LINES: Final = ("-", "--", ":")
+"""Lines of the first, second and third arm that share a further colour."""
+
 SAME: Final = "#0072b2"
 OTHER: Final = "#d55e00"
 """Right and wrong, always together with a sign."""
@@ -52,7 +55,8 @@ def marks(arms: Sequence[Arm]) -> dict[str, Mark]:
         key = arm.initialisation.method or arm.initialisation.kind
         mark = _FIXED.get(key)
         if mark is None or mark in chosen.values():
-            mark = _FURTHER[further % len(_FURTHER)]
+            again, place = divmod(further, len(_FURTHER))
+            mark = replace(_FURTHER[place], line=_LINES[again % len(_LINES)])
             further += 1
         chosen[arm.name] = mark
     return chosen
