@@ -22,6 +22,8 @@ Empty = Literal["keep", "split"]
 
 _POOL: Final = 65_536
 """Rows, or 4 per cluster if that is more, from which k-means++ chooses; all of fewer rows."""
+_BLOCK: Final = 64
+"""Centroids whose scores are searched together."""
 _NUDGE: Final = 2.0**-10
 """Relative distance of the two halves of a split cluster, as in faiss."""
 
@@ -122,15 +124,25 @@ def nearest(
         Number of the centroid, (n,) int64, and the score, (n,): x.c, less |c|^2 / 2 if not
         spherical.
     """
-    index = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    clusters, device = len(centroids), rows.device
+    index = torch.empty(len(rows), dtype=torch.int64, device=device)
     score = rows.new_empty(len(rows))
-    offset = centroids.square().sum(dim=1) * (0.0 if spherical else -0.5)  # (K,)
-    step = chunk_rows(len(centroids), rows.device)
+    width = min(_BLOCK, clusters)
+    blocks = -(-clusters // width)
+    spare = blocks * width - clusters  # so that every block is full
+    weights = F.pad(centroids, (0, 0, 0, spare)).T  # (D, blocks width)
+    offset = centroids.square().sum(dim=1) * (0.0 if spherical else -0.5)
+    offset = F.pad(offset, (0, spare), value=-torch.inf)  # (blocks width,)
+    step = chunk_rows(clusters, device)
+    first = torch.arange(step, device=device) * blocks  # (chunk,) first block of each row
     for begin in range(0, len(rows), step):
         part = rows[begin : begin + step]  # (chunk, D)
-        scores = torch.addmm(offset, part, centroids.T)  # (chunk, K)
+        scores = torch.addmm(offset, part, weights).view(len(part) * blocks, width)
+        # Maxima come several times faster than their places: search the best block only.
+        best, block = scores.amax(dim=1).view(len(part), blocks).max(dim=1)  # (chunk,) each
+        inside = scores[first[: len(part)] + block].argmax(dim=1)
         place = slice(begin, begin + len(part))
-        torch.max(scores, dim=1, out=(score[place], index[place]))
+        score[place], index[place] = best, block * width + inside
         if sums is not None:
             sums.index_add_(0, index[place], part)
     return index, score
@@ -138,7 +150,7 @@ def nearest(
 
 def chunk_rows(clusters: int, device: torch.device) -> int:
     """Rows of a chunk: its scores stay in the cache of a CPU, or make few launches elsewhere."""
-    entries = 2**18 if device.type == "cpu" else 2**26
+    entries = 2**20 if device.type == "cpu" else 2**26
     return max(64, entries // clusters)
 
 
