@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from scoutview.base.errors import ConfigError
-from scoutview.nn.optim_config import AdamConfig, AdamWConfig, LARSConfig, SGDConfig
+from scoutview.nn.optim_config import AdamConfig, AdamWConfig, LARSConfig, LARSVariant, SGDConfig
 from scoutview.train.optimizers import (
     LARS,
     build_optimizer,
@@ -141,6 +142,22 @@ def test_lars_popular__differs_from_classic_once_there_is_momentum():
     assert not torch.allclose(after[1], after[3], rtol=1e-4)
 
 
+def test_lars_popular__is_a_variant_of_the_configuration():
+    weight = nn.Linear(2, 1, bias=False)
+    weight.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+    config = LARSConfig(lr=0.5, lr_per=None, trust_coefficient=0.02, variant="popular")
+    optimizer = build_optimizer(weight, config, batch_size=8)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"]
+    v, w = np.zeros(2), np.array([3.0, 4.0])
+    for gradient in ([1.0, 0.0], [0.0, -2.0]):
+        v = 0.9 * v + np.array(gradient)
+        w = w - 0.5 * 0.02 * np.linalg.norm(w) / np.linalg.norm(v) * v
+        weight.weight.grad = torch.tensor([gradient])
+        optimizer.step()
+    np.testing.assert_allclose(weight.weight.detach().numpy()[0], w, rtol=1e-6)
+
+
 def test_lars_popular__refuses_settings_of_the_other_forms():
     with pytest.raises(ConfigError, match="clip, eps"):
         LARS([nn.Parameter(torch.ones(2))], lr=0.1, scaled="update", eps=1e-8, clip=True)
@@ -158,8 +175,7 @@ def test_lars_clip__never_raises_the_learning_rate(lr, expected):
 
 
 def test_lars__zero_weight_or_gradient_stays_finite():
-    forms = [lars_form(variant) for variant in ("paper", "classic", "pytorch", "larc")]
-    for form in (*forms, {"scaled": "update"}):
+    for form in map(lars_form, get_args(LARSVariant)):
         zero = nn.Parameter(torch.zeros(2, 2))
         still = nn.Parameter(torch.ones(2, 2))
         optimizer = LARS([zero, still], lr=0.1, weight_decay=0.0, **form)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from scoutview.base.config import Config
 
-LARSVariant = Literal["paper", "classic", "pytorch", "larc"]
+LARSVariant = Literal["paper", "classic", "popular", "pytorch", "larc"]
 
 
 class _Scaled(Config):
@@ -75,6 +75,8 @@ class LARSConfig(_Scaled):
 
     - paper: v = m v + lr c |w| / (|g| + d |w|) (g + d w); w = w - v  (You et al., algorithm 1)
     - classic: as paper with |g + d w| in the denominator  (google-research/simclr)
+    - popular: v = m v + g + d w; w = w - lr c |w| / |v| v  (google-research/simclr with
+      classic_momentum=False)
     - pytorch: v = m v + c |w| / |g + d w| (g + d w); w = w - lr v  (barlowtwins)
     - larc: v = m v + c |w| / (|g| + d |w| + 1e-8) (g + d w); w = w - lr v, no decay and no scaling
       where |w| or |g| is 0  (NVIDIA apex LARC, clip=False, as SwAV uses it)

@@ -200,6 +200,7 @@ def lars_form(variant: LARSVariant) -> dict[str, Any]:
     forms: dict[LARSVariant, dict[str, Any]] = {
         "paper": {"lr_in_momentum": True, "denominator": "sum_of_norms"},
         "classic": {"lr_in_momentum": True, "denominator": "norm_of_sum"},
+        "popular": {"scaled": "update"},
         "pytorch": {"lr_in_momentum": False, "denominator": "norm_of_sum"},
         "larc": {
             "lr_in_momentum": False,
