@@ -12,7 +12,7 @@ from scoutview.data.samples import (
     slice_number,
     to_channels,
 )
-from scoutview.pixels.intensity import FileWindow, FullRange, Percentiles, Window, to_unit
+from scoutview.pixels.intensity import FileWindow, FullRange, Percentiles, Stored, Window, to_unit
 from scoutview.store.build import build_store
 from scoutview.store.rows import INVERTED
 
@@ -110,10 +110,8 @@ def test_image__equals_the_intensity_policy_on_the_whole_image(store, cohort, po
         whole = store.read(row)
         unit = to_unit(
             whole,
-            slope=records[i].slope,
-            intercept=records[i].intercept,
-            bits_stored=records[i].bits,
             policy=policy,
+            stored=Stored(records[i].slope, records[i].intercept, records[i].bits),
         )
         expected = unit if slices[i] < 0 else unit[slices[i]]
         got = samples.image(records[i], int(slices[i]), row, None)

@@ -10,6 +10,7 @@ from scoutview.pixels.intensity import (
     FileWindow,
     FullRange,
     Percentiles,
+    Stored,
     Window,
     default_policy,
     limits,
@@ -25,7 +26,7 @@ CT = RNG.integers(-1500, 3000, (64, 48)).astype(np.int16)
 def test_to_unit__window_is_linear_between_its_edges(center, width):
     expected = np.clip((CT.astype(float) * 2 - 1024 - center) / width + 0.5, 0, 1)
     policy = Window(center=center, width=width)
-    unit = to_unit(CT, slope=2, intercept=-1024, policy=policy)
+    unit = to_unit(CT, policy=policy, stored=Stored(slope=2, intercept=-1024))
     assert unit.dtype == np.float32
     np.testing.assert_allclose(unit, expected, atol=1e-6)
 
@@ -39,7 +40,8 @@ def test_to_unit__file_window_equals_pydicom(center, width):
     dataset.RescaleSlope, dataset.RescaleIntercept = 1, -24
     shown = apply_windowing(CT.astype(float) - 24, dataset)
     expected = (shown - shown.min()) / (shown.max() - shown.min())
-    unit = to_unit(CT, intercept=-24, window_center=center, window_width=width, policy=FileWindow())
+    stored = Stored(intercept=-24, window_center=center, window_width=width)
+    unit = to_unit(CT, policy=FileWindow(), stored=stored)
     np.testing.assert_allclose(unit, expected, atol=1e-6)
 
 
@@ -54,9 +56,10 @@ def test_to_unit__monochrome1_is_inverted_and_nothing_else():
     policy = Window(center=0, width=1000)
     plain = to_unit(CT, policy=policy)
     np.testing.assert_allclose(
-        to_unit(CT, policy=policy, photometric="MONOCHROME1"), 1 - plain, atol=1e-6
+        to_unit(CT, policy=policy, stored=Stored(photometric="MONOCHROME1")), 1 - plain, atol=1e-6
     )
-    np.testing.assert_array_equal(to_unit(CT, policy=policy, photometric="RGB"), plain)
+    colour = to_unit(CT, policy=policy, stored=Stored(photometric="RGB"))
+    np.testing.assert_array_equal(colour, plain)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +69,10 @@ def test_to_unit__monochrome1_is_inverted_and_nothing_else():
 )  # fmt: skip
 def test_full_range__is_what_the_stored_bits_hold(dtype, bits, low, high):
     values = np.array([[low, high]], dtype=dtype)
-    assert limits(values, bits_stored=bits, policy=FullRange()) == (low, high)
-    np.testing.assert_array_equal(to_unit(values, bits_stored=bits, policy=FullRange()), [[0, 1]])
+    stored = Stored(bits_stored=bits)
+    assert limits(values, policy=FullRange(), stored=stored) == (low, high)
+    unit = to_unit(values, policy=FullRange(), stored=stored)
+    np.testing.assert_array_equal(unit, [[0, 1]])
 
 
 def test_percentiles__are_numpys_and_ignore_undefined_pixels():
@@ -100,12 +105,9 @@ def test_to_unit16__equals_the_slow_form(policy, photometric, dtype, slope):
     if dtype == "float32" and isinstance(policy, FullRange):
         pytest.skip("floats have no full range")
     values = RNG.integers(0, 256, (3, 40, 30)).astype(dtype)
-    settings = {
-        "slope": slope, "intercept": -1024.0, "photometric": photometric, "bits_stored": 0,
-        "window_center": -900.0, "window_width": 100.0, "policy": policy,
-    }  # fmt: skip
-    slow = to_unit(values, **settings)
-    fast = to_unit16(values, **settings)
+    stored = Stored(slope, -1024.0, 0, "", photometric, window_center=-900.0, window_width=100.0)
+    slow = to_unit(values, policy=policy, stored=stored)
+    fast = to_unit16(values, policy=policy, stored=stored)
     full = 255 if fast.dtype == np.uint8 else 65535
     assert np.abs(fast.astype(float) - slow.astype(float) * full).max() <= 1.0
 
@@ -113,14 +115,15 @@ def test_to_unit16__equals_the_slow_form(policy, photometric, dtype, slope):
 def test_to_unit__a_negative_slope_turns_dark_to_bright_under_every_policy():
     values = np.array([[10, 20, 30]], dtype=np.uint8)
     for policy in (Window(center=-20, width=40), Percentiles(), FullRange()):
-        unit = to_unit(values, slope=-1.0, policy=policy)[0]
+        unit = to_unit(values, policy=policy, stored=Stored(slope=-1.0))[0]
         assert unit[0] > unit[1] > unit[2]
 
 
 def test_to_unit16__eight_bits_stay_eight_bits():
     values = RNG.integers(0, 256, (20, 20), dtype=np.uint8)
-    np.testing.assert_array_equal(to_unit16(values, bits_stored=8, policy=FullRange()), values)
-    assert to_unit16(values, bits_stored=8, policy=FullRange()).dtype == np.uint8
+    kept = to_unit16(values, policy=FullRange(), stored=Stored(bits_stored=8))
+    np.testing.assert_array_equal(kept, values)
+    assert kept.dtype == np.uint8
 
 
 def test_to_unit16__one_pair_of_limits_serves_all_slices():
@@ -134,7 +137,8 @@ def test_to_unit16__one_pair_of_limits_serves_all_slices():
 
 def test_to_unit16__colour_keeps_its_channels():
     values = RNG.integers(0, 65536, (8, 9, 3)).astype(np.uint16)
-    np.testing.assert_array_equal(to_unit16(values, photometric="RGB", policy=FullRange()), values)
+    kept = to_unit16(values, policy=FullRange(), stored=Stored(photometric="RGB"))
+    np.testing.assert_array_equal(kept, values)
 
 
 def test_to_unit__a_constant_image_is_black():
@@ -144,16 +148,16 @@ def test_to_unit__a_constant_image_is_black():
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("policy", "stored"),
     [
-        {"slope": 0.0, "policy": FullRange()},
-        {"slope": float("nan"), "policy": FullRange()},
-        {"policy": FileWindow(), "window_center": float("nan"), "window_width": 10.0},
+        (FullRange(), Stored(slope=0.0)),
+        (FullRange(), Stored(slope=float("nan"))),
+        (FileWindow(), Stored(window_center=float("nan"), window_width=10.0)),
     ],
 )
-def test_to_unit__refuses_what_cannot_work(settings):
+def test_to_unit__refuses_what_cannot_work(policy, stored):
     with pytest.raises(DataError):
-        to_unit(CT, **settings)
+        to_unit(CT, policy=policy, stored=stored)
 
 
 def test_to_unit__floats_have_no_full_range():

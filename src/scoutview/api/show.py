@@ -15,7 +15,7 @@ from scoutview.base.randomness import SAMPLING, generator
 from scoutview.index.cohort import Cohort
 from scoutview.index.summary import render, summarise
 from scoutview.pixels.geometry import to_display
-from scoutview.pixels.intensity import default_policy, to_unit
+from scoutview.pixels.intensity import Stored, default_policy, to_unit
 from scoutview.pixels.read import read
 from scoutview.results.contact_sheet import contact_sheet
 from scoutview.store.duplicates import known_duplicates
@@ -132,13 +132,15 @@ def _picture(cohort: Cohort, record: dict[str, Any]) -> NDArray[np.float32]:
         values = values[len(values) // 2]
     unit = to_unit(
         values,
-        slope=record["slope"],
-        intercept=record["intercept"],
-        bits_stored=record["bits_stored"],
-        photometric=record["photometric"],
-        window_center=_known(record["window_center"]),
-        window_width=_known(record["window_width"]),
         policy=default_policy(record["modality"], record["dtype"]),
+        stored=Stored(
+            slope=record["slope"],
+            intercept=record["intercept"],
+            bits_stored=record["bits_stored"],
+            photometric=record["photometric"],
+            window_center=_known(record["window_center"]),
+            window_width=_known(record["window_width"]),
+        ),
     )
     return np.ascontiguousarray(to_display(unit, record["orientation"]))
 

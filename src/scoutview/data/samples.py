@@ -14,6 +14,7 @@ from scoutview.pixels.intensity import (
     FullRange,
     IntensityPolicy,
     Percentiles,
+    Stored,
     default_policy,
     limits,
     to_unit16,
@@ -238,10 +239,12 @@ class Samples:
         inverted = bool(record.flags & INVERTED)
         return to_unit16(
             pixels,
-            slope=record.slope,
-            bits_stored=record.bits,
-            photometric="MONOCHROME1" if inverted else "MONOCHROME2",
             policy=policy,
+            stored=Stored(
+                slope=record.slope,
+                bits_stored=record.bits,
+                photometric="MONOCHROME1" if inverted else "MONOCHROME2",
+            ),
             at=self._limits(record, row, policy),
         )
 
@@ -280,13 +283,8 @@ def _fixed_limits(
     """Limits that do not depend on pixels."""
     return limits(
         None,
-        slope=slope,
-        intercept=intercept,
-        bits_stored=bits,
-        dtype=dtype,
-        window_center=center,
-        window_width=width,
         policy=policy,
+        stored=Stored(slope, intercept, bits, dtype, window_center=center, window_width=width),
     )
 
 

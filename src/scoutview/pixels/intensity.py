@@ -5,7 +5,7 @@ MONOCHROME1 images are then inverted, so that bright always means dense.
 """
 
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -70,6 +70,34 @@ _SAMPLE: Final = 1 << 18
 _LUT_TYPES: Final = ("uint8", "int16", "uint16")
 
 
+class Stored(NamedTuple):
+    """What a file says of its stored values."""
+
+    slope: float = 1.0
+    """Rescale slope, not 0."""
+    intercept: float = 0.0
+    """Rescale intercept."""
+    bits_stored: int = 0
+    """Significant bits; 0 means all bits of the type."""
+    dtype: str = ""
+    """NumPy name of the values; that of the array at hand if empty."""
+    photometric: str = "MONOCHROME2"
+    """"MONOCHROME1" is inverted, everything else kept."""
+    window_center: float | None = None
+    """The file's window, in rescaled units."""
+    window_width: float | None = None
+    """Its width."""
+
+    @property
+    def inverted(self) -> bool:
+        """Whether low values are bright."""
+        return self.photometric == "MONOCHROME1"
+
+
+AS_IT_IS: Final = Stored()
+"""Values of a file that says nothing."""
+
+
 def default_policy(modality: str, dtype: str) -> IntensityPolicy:
     """Choose the policy of a kind of image.
 
@@ -93,25 +121,15 @@ def default_policy(modality: str, dtype: str) -> IntensityPolicy:
 def limits(
     values: Array | None,
     *,
-    slope: float = 1.0,
-    intercept: float = 0.0,
-    bits_stored: int = 0,
-    dtype: str = "",
-    window_center: float | None = None,
-    window_width: float | None = None,
     policy: IntensityPolicy,
+    stored: Stored = AS_IT_IS,
 ) -> Limits:
     """Return the stored values that become 0 and 1.
 
     Args:
         values: Stored values of any shape; only percentiles look at them.
-        slope: Rescale slope, not 0.
-        intercept: Rescale intercept.
-        bits_stored: Significant bits; 0 means all bits of the type.
-        dtype: NumPy name of the stored values; that of `values` if empty.
-        window_center: The file's window, in rescaled units.
-        window_width: The file's window width.
         policy: The policy.
+        stored: What the file says of its values.
 
     Returns:
         (low, high) in stored units; low > high if the slope is negative.
@@ -122,25 +140,27 @@ def limits(
     Source: DICOM PS3.3 C.11.2.1.2 (the linear window of `FileWindow`: the step is w - 1 and the
     middle c - 0.5; `Window` is LINEAR_EXACT).
     """
+    slope, intercept = stored.slope, stored.intercept
+    center, width = stored.window_center, stored.window_width
     if slope == 0 or not np.isfinite([slope, intercept]).all():
         raise DataError(f"Rescale slope must be finite and not 0, got {slope}; fix the header.")
     if isinstance(policy, FileWindow):
-        if window_center is None or window_width is None or window_width < 1:
+        if center is None or width is None or width < 1:
             policy = policy.without
-        elif np.isfinite([window_center, window_width]).all():
-            middle, half = window_center - 0.5, max(window_width - 1, 1e-6) / 2
-            return _stored(middle - half, middle + half, slope, intercept)
+        elif np.isfinite([center, width]).all():
+            middle, half = center - 0.5, max(width - 1, 1e-6) / 2
+            return _unscaled(middle - half, middle + half, slope, intercept)
         else:
             raise DataError("The file's window must be finite; choose another intensity policy.")
     if isinstance(policy, Window):
         half = policy.width / 2
-        return _stored(policy.center - half, policy.center + half, slope, intercept)
+        return _unscaled(policy.center - half, policy.center + half, slope, intercept)
     if isinstance(policy, FullRange):
-        return _full_range(dtype or _dtype(values), bits_stored)
+        return _full_range(stored.dtype or _dtype(values), stored.bits_stored)
     return _percentiles(values, policy)
 
 
-def _stored(low: float, high: float, slope: float, intercept: float) -> Limits:
+def _unscaled(low: float, high: float, slope: float, intercept: float) -> Limits:
     return (low - intercept) / slope, (high - intercept) / slope
 
 
@@ -194,27 +214,15 @@ def _percentiles_of_counts(values: Array, wanted: tuple[float, float]) -> Limits
 def to_unit(
     values: Array,
     *,
-    slope: float = 1.0,
-    intercept: float = 0.0,
-    bits_stored: int = 0,
-    dtype: str = "",
-    photometric: str = "MONOCHROME2",
-    window_center: float | None = None,
-    window_width: float | None = None,
     policy: IntensityPolicy,
+    stored: Stored = AS_IT_IS,
 ) -> NDArray[np.float32]:
     """Map stored values to [0, 1].
 
     Args:
         values: Stored values, any shape.
-        slope: Rescale slope.
-        intercept: Rescale intercept.
-        bits_stored: Significant bits; 0 means all bits of the type.
-        dtype: NumPy name of the stored values; that of `values` if empty.
-        photometric: "MONOCHROME1" is inverted, everything else kept.
-        window_center: The file's window, in rescaled units.
-        window_width: The file's window width.
         policy: The policy.
+        stored: What the file says of its values.
 
     Returns:
         Same shape, in [0, 1]; an image of one value becomes 0 (1 if MONOCHROME1). Undefined pixels
@@ -223,14 +231,11 @@ def to_unit(
     Raises:
         DataError: The policy cannot work with this image.
     """
-    low, high = limits(
-        values, slope=slope, intercept=intercept, bits_stored=bits_stored, dtype=dtype,
-        window_center=window_center, window_width=window_width, policy=policy,
-    )  # fmt: skip
-    scale, offset = _line(low, high, slope)
+    low, high = limits(values, policy=policy, stored=stored)
+    scale, offset = _line(low, high, stored.slope)
     unit = values.astype(np.float64) * scale + offset
     unit = np.clip(np.nan_to_num(unit, nan=0.0), 0.0, 1.0)
-    return (1.0 - unit if photometric == "MONOCHROME1" else unit).astype(np.float32)
+    return (1.0 - unit if stored.inverted else unit).astype(np.float32)
 
 
 def _line(low: float, high: float, slope: float) -> tuple[float, float]:
@@ -246,28 +251,16 @@ def _line(low: float, high: float, slope: float) -> tuple[float, float]:
 def to_unit16(
     values: Array,
     *,
-    slope: float = 1.0,
-    intercept: float = 0.0,
-    bits_stored: int = 0,
-    dtype: str = "",
-    photometric: str = "MONOCHROME2",
-    window_center: float | None = None,
-    window_width: float | None = None,
     policy: IntensityPolicy,
+    stored: Stored = AS_IT_IS,
     at: Limits | None = None,
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Map stored values to the full range of uint16, fast: one table or one a*x + b.
 
     Args:
         values: Stored values, any shape.
-        slope: Rescale slope.
-        intercept: Rescale intercept.
-        bits_stored: Significant bits; 0 means all bits of the type.
-        dtype: NumPy name of the stored values; that of `values` if empty.
-        photometric: "MONOCHROME1" is inverted, everything else kept.
-        window_center: The file's window, in rescaled units.
-        window_width: The file's window width.
         policy: The policy.
+        stored: What the file says of its values.
         at: What `limits` returned, to use one pair for all slices of a volume.
 
     Returns:
@@ -276,15 +269,12 @@ def to_unit16(
     Raises:
         DataError: The policy cannot work with this image.
     """
-    invert = photometric == "MONOCHROME1"
-    if values.dtype == np.uint8 and isinstance(policy, FullRange) and bits_stored in (0, 8):
-        whole = (slope < 0) != invert
+    invert = stored.inverted
+    if values.dtype == np.uint8 and isinstance(policy, FullRange) and stored.bits_stored in (0, 8):
+        whole = (stored.slope < 0) != invert
         return np.bitwise_not(values) if whole else np.ascontiguousarray(values)
-    low, high = at or limits(
-        values, slope=slope, intercept=intercept, bits_stored=bits_stored, dtype=dtype,
-        window_center=window_center, window_width=window_width, policy=policy,
-    )  # fmt: skip
-    scale, offset = _line(low, high, slope)
+    low, high = at or limits(values, policy=policy, stored=stored)
+    scale, offset = _line(low, high, stored.slope)
     if invert:
         scale, offset = -scale, 1.0 - offset
     if str(values.dtype) in _LUT_TYPES and isinstance(policy, Window | FullRange):

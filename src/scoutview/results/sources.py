@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scoutview.base.errors import RunError
 from scoutview.index.cohort import Cohort
-from scoutview.pixels.intensity import default_policy, to_unit
+from scoutview.pixels.intensity import Stored, default_policy, to_unit
 from scoutview.results.gallery import Images
 from scoutview.results.study import Study
 from scoutview.store.reader import Store
@@ -74,14 +74,16 @@ class StoredImages:
             pixels = pixels[len(pixels) // 2]
         unit = to_unit(
             np.asarray(pixels),
-            slope=float(row["slope"]),
-            intercept=float(row["intercept"]),
-            bits_stored=int(row["bits_stored"]),
-            dtype=str(row["dtype"]),
-            photometric=str(row["photometric"]),
-            window_center=_known(row["window_center"]),
-            window_width=_known(row["window_width"]),
             policy=default_policy(str(row["modality"]), str(row["dtype"])),
+            stored=Stored(
+                slope=float(row["slope"]),
+                intercept=float(row["intercept"]),
+                bits_stored=int(row["bits_stored"]),
+                dtype=str(row["dtype"]),
+                photometric=str(row["photometric"]),
+                window_center=_known(row["window_center"]),
+                window_width=_known(row["window_width"]),
+            ),
         )
         tall, wide = unit.shape[:2]
         spacing = (_known(row["spacing_y"]), _known(row["spacing_x"]))
