@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -213,15 +214,27 @@ def test_probe__never_raises_on_cut_files(path, tmp_path):
 def test_probe_and_read__survive_changed_bytes(path, tmp_path):
     rng = np.random.default_rng(1)
     original = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    outcomes = Counter()
     for _ in range(25):
         data = original.copy()
         places = rng.integers(0, min(len(data), 2000), 8)
         data[places] = rng.integers(0, 256, 8)
         (tmp_path / "x").write_bytes(data.tobytes())
         for found in probe(tmp_path / "x"):
+            assert isinstance(found, Header | NonImage | Problem)
+            outcomes[type(found).__name__] += 1
             if isinstance(found, Header) and np.prod(found.shape) < 1 << 22:
-                with suppress(PixelError):
-                    read(found.locator)
+                try:
+                    values = read(found.locator)
+                except PixelError as error:
+                    outcomes[error.problem.reason] += 1
+                else:
+                    assert values.shape[: len(found.shape)] == found.shape
+    kinds = {"Header", "NonImage", "Problem"}
+    assert sum(outcomes[kind] for kind in kinds) >= 25
+    refused = outcomes.keys() - kinds
+    assert refused <= REASONS.keys()
+    assert refused or outcomes["Problem"], "some changes do damage"
 
 
 @pytest.mark.parametrize("name", ["MR_small_RLE", "emri_small_RLE", "MR_small_jp2klossless",

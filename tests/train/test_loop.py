@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import random
+import re
 import signal
 
 import pytest
@@ -214,8 +215,13 @@ def test_fit__another_environment_is_a_named_warning(tmp_path):
 
     changed = {**run.environment, "python": "2.7.18"}
     results_run._write(run.path / "environment.json", "environment", changed)
-    with pytest.warns(EnvironmentChanged, match=r"python was 2\.7\.18"):
+    with pytest.warns(EnvironmentChanged) as told:
         train(tmp_path / "run", config, resume=True)
+    (warning,) = told
+    assert re.search(r"python was 2\.7\.18, is \d", str(warning.message)) is not None
+    assert run.metrics()["step"].iloc[-1] == config.total_steps(IMAGES), (
+        "a difference stops nothing"
+    )
 
 
 def test_fit__a_loss_that_is_not_finite_stops(tmp_path):
