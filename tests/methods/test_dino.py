@@ -16,7 +16,7 @@ VIEWS = MultiCrop(counts=(2, 1), sizes=(32, 16), scales=((0.25, 1.0), (0.05, 0.2
 def method(backbone=None, **settings) -> DINO:
     torch.manual_seed(0)
     values = {"frozen_epochs": 0.0, "views": VIEWS} | settings
-    config = DINOConfig(hidden_dim=16, output_dim=8, prototypes=6, **values)
+    config = DINOConfig(hidden_dim=16, output_dim=8, prototypes=8, **values)
     return DINO(backbone or small_backbone(), config)
 
 
@@ -28,7 +28,7 @@ def three_views(size=4):
 @pytest.mark.parametrize(("reduction", "share"), [("sum", 1.0), ("mean", 1 / 4)])
 def test_loss__is_the_cross_entropy_of_the_centred_and_sharpened_codes(reduction, share):
     dino, batch = method(loss_reduction=reduction).eval(), three_views()
-    dino.centre.copy_(torch.linspace(-0.2, 0.2, 6))
+    dino.centre.copy_(torch.linspace(-0.2, 0.2, 8))
     with torch.no_grad():
         loss = float(dino(batch, progress(15, total=60)).loss)
         scores = [dino.prototypes(dino.projector(dino.backbone(v))) for v in batch.views]

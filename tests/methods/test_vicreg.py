@@ -33,5 +33,11 @@ def test_loss__is_the_weighted_sum_of_its_three_terms(form, invariance_share, va
 
 def test_preflight__names_a_projector_out_of_proportion():
     _, notes = VICRegConfig().preflight(1000, 256)
-    assert "output_dim 8192 is more than the 1000" in notes[0]
-    assert VICRegConfig(output_dim=512).preflight(1000, 256)[1] == []
+    assert "output_dim 8192 is more than the 1000" in notes[1]
+    assert VICRegConfig(output_dim=512, loss_form="code").preflight(1000, 256)[1] == []
+
+
+def test_preflight__names_a_distance_that_outweighs_the_variance():
+    _, notes = VICRegConfig(output_dim=512).preflight(1000, 256)
+    assert "set loss_form to 'code', or invariance to 0.049" in notes[0]
+    assert VICRegConfig(output_dim=512, invariance=0.049).preflight(1000, 256)[1] == []

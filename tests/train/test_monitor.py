@@ -11,7 +11,7 @@ GOOD = {
     "feature_std": 0.9,
     "effective_rank": 20.0,
     "projection_std": 0.8,
-    "codes_used": 6.0,
+    "codes_used": 60.0,
 }
 
 
@@ -44,7 +44,7 @@ def test_monitor__small_batch_and_long_queue_are_named_before_training():
         ({"projection_std": 0.01}, "collapsed_features"),
         ({"effective_rank": 2.0}, "rank_falling"),
         ({"chance_loss": 2.99}, "loss_pinned"),
-        ({"codes_used": 1.2}, "single_code"),
+        ({"codes_used": 2.2}, "few_codes"),
     ],
 )
 def test_monitor__raises_each_alarm_once_after_some_checks(line, name):

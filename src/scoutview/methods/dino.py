@@ -52,7 +52,7 @@ class DINOConfig(MethodConfig):
     """Width of the projector's two hidden layers."""
     output_dim: int = Field(default=256, ge=1)
     """Width of the projections and prototypes."""
-    prototypes: int = Field(default=65536, ge=2)
+    prototypes: int = Field(default=65536, ge=8)
     """Entries of a code, K."""
     student_temperature: float = Field(default=0.1, gt=0)
     """Softmax temperature of the student."""
@@ -89,7 +89,7 @@ class DINOConfig(MethodConfig):
         """Keep codes and images in proportion, and name what collapses."""
         config, notes = self, []
         if self.prototypes > dataset_size and "prototypes" not in self.model_fields_set:
-            limit = max(2, dataset_size)
+            limit = max(8, dataset_size)
             config = self.model_copy(update={"prototypes": limit})
             notes.append(
                 f"prototypes lowered from {self.prototypes} to {limit}, because there are"

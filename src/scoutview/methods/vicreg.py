@@ -50,8 +50,14 @@ class VICRegConfig(MethodConfig):
     """Learning-rate schedule."""
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["VICRegConfig", list[str]]:
-        """Say when the projector is out of proportion to the data."""
+        """Say what keeps the features narrow, and when the projector is too wide for the data."""
         notes = []
+        if self.loss_form == "equations" and self.invariance * self.output_dim > 25 * self.variance:
+            notes.append(
+                f"loss_form 'equations' sums the distance over {self.output_dim} features, so that"
+                " it outweighs the variance and the features stay narrow; set loss_form to 'code',"
+                f" or invariance to {25.0 / self.output_dim:.2g}."
+            )
         if self.output_dim > dataset_size:
             notes.append(
                 f"output_dim {self.output_dim} is more than the {dataset_size} training images can"

@@ -34,14 +34,15 @@ PINNED_SHARE: Final = 0.01
 """A loss within this share of its chance level counts as pinned."""
 PATIENCE: Final = 3
 """Checks in a row that must agree before an alarm is raised."""
-CODES_FLOOR: Final = 1.5
-"""Fewer codes than this in a batch, counted by the exponential of their entropy, count as one."""
+CODES_FLOOR: Final = 4.0
+"""Fewer codes than this in a batch count as collapsed, counted by the exponential of their entropy.
+DINO on the demo radiographs, batches of 32: 2 without centring, more than 500 with it."""
 GRACE_STEPS: Final = 60
 """Steps at the start in which a loss may stand at chance level."""
 SMALL_BATCH: Final = 16
 """Fewer images at once than this carry too little for negatives, codes and batch statistics."""
 
-_REPEATED: Final = ("collapsed_features", "rank_falling", "loss_pinned", "single_code")
+_REPEATED: Final = ("collapsed_features", "rank_falling", "loss_pinned", "few_codes")
 """Alarms that are raised when `PATIENCE` checks agree."""
 
 _HEADS: Final = {"projector": "projection_std", "predictor": "prediction_std"}
@@ -54,7 +55,7 @@ REMEDIES: Final = {
     " the warm-up, or use a larger batch",
     "loss_pinned": "the loss stands at the level of guessing; lower the learning rate, use fewer"
     " prototypes, a larger batch or a queue, or a smaller temperature or epsilon",
-    "single_code": "nearly all images get the same code; centre the outputs of the teacher"
+    "few_codes": "nearly all images get the same few codes; centre the outputs of the teacher"
     " (centre_momentum below 1), or raise its temperature",
     "batch_too_small": "too few images at once for negatives, codes or batch statistics; raise the"
     " batch size, lower accumulate, or choose a method with a queue",
@@ -133,7 +134,7 @@ class CollapseMonitor:
                 std < STD_FLOOR or projection < STD_FLOOR or shrunk,
             ),
             "rank_falling": (rank, rank < RANK_SHARE * self._best["rank"]),
-            "single_code": (codes, codes < CODES_FLOOR),
+            "few_codes": (codes, codes < CODES_FLOOR),
             "loss_pinned": (
                 metrics["loss"],
                 step >= GRACE_STEPS and _at_chance(metrics),
