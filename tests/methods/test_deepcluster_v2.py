@@ -7,6 +7,7 @@ from tests.methods.objectives import make_batch, progress, small_backbone, sweep
 
 from scoutview.base.errors import ConfigError
 from scoutview.methods.deepcluster_v2 import DeepClusterV2, DeepClusterV2Config
+from scoutview.train.monitor import CollapseMonitor
 
 
 def method(**settings) -> DeepClusterV2:
@@ -83,3 +84,16 @@ def test_logs__hold_chance_level_and_the_largest_cluster():
         for a, p in zip(deep.assignments, deep.prototypes, strict=True)
     )
     assert float(logs["largest_cluster"]) == pytest.approx(float(largest))
+
+
+def test_largest_cluster__raises_the_alarm_when_all_images_look_the_same():
+    deep = method()
+    deep.between_epochs(sweep_of("deepcluster_v2"), progress(0))
+    monitor = CollapseMonitor(batch_size=16, dataset_size=64)
+    batch, raised = make_batch("deepcluster_v2", 16), []
+    for step in range(4):  # planted: from the second epoch on, the memory holds one vector
+        logs = deep(batch, progress(step)).logs
+        raised.append(monitor.check(step, {"loss": 1.0, **{k: float(v) for k, v in logs.items()}}))
+        deep.memory.fill(torch.arange(64), torch.nn.functional.normalize(torch.ones(64, 8), dim=1))
+        deep.between_epochs(sweep_of("deepcluster_v2"), progress(step + 1))
+    assert [[alarm.name for alarm in alarms] for alarms in raised] == [[], [], [], ["one_cluster"]]

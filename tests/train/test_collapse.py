@@ -79,8 +79,9 @@ def test_monitor__no_stop_gradient_is_called_collapsed(cohort, tmp_path, monkeyp
     assert watched("byol", cohort, tmp_path / "run") == ["collapsed_features"]
 
 
-def test_monitor__uniform_predictions_are_called_pinned(cohort, tmp_path):
-    assert watched("swav", cohort, tmp_path / "run", temperature=1000.0) == ["loss_pinned"]
+@pytest.mark.parametrize("name", ["sela_v2", "swav"])
+def test_monitor__uniform_predictions_are_called_pinned(name, cohort, tmp_path):
+    assert watched(name, cohort, tmp_path / "run", temperature=1000.0) == ["loss_pinned"]
 
 
 def test_monitor__a_tiny_batch_is_named(cohort, tmp_path):

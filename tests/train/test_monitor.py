@@ -60,6 +60,14 @@ def test_monitor__waits_before_it_calls_a_loss_pinned():
     assert not any(early)
 
 
+def test_monitor__one_cluster_for_all_images_is_named():
+    monitor = CollapseMonitor(batch_size=64, dataset_size=1000)
+    found = [monitor.check(step, GOOD | {"largest_cluster": 0.97}) for step in range(PATIENCE)]
+    assert [names(alarms) for alarms in found] == [[], [], ["one_cluster"]]
+    healthy = CollapseMonitor(batch_size=64, dataset_size=1000)
+    assert not any(healthy.check(s, GOOD | {"largest_cluster": 0.6}) for s in range(9))
+
+
 def test_monitor__goes_on_from_its_state():
     line = GOOD | {"feature_std": 0.0}
     first = CollapseMonitor(batch_size=64, dataset_size=1000)

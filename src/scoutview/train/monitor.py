@@ -37,12 +37,14 @@ PATIENCE: Final = 3
 CODES_FLOOR: Final = 4.0
 """Fewer codes than this in a batch count as collapsed, counted by the exponential of their entropy.
 DINO on the demo radiographs, batches of 32: 2 without centring, more than 500 with it."""
+ONE_CLUSTER: Final = 0.9
+"""Share of all images in one cluster above which a clustering counts as collapsed."""
 GRACE_STEPS: Final = 60
 """Steps at the start in which a loss may stand at chance level."""
 SMALL_BATCH: Final = 16
 """Fewer images at once than this carry too little for negatives, codes and batch statistics."""
 
-_REPEATED: Final = ("collapsed_features", "rank_falling", "loss_pinned", "few_codes")
+_REPEATED: Final = ("collapsed_features", "rank_falling", "loss_pinned", "one_cluster", "few_codes")
 """Alarms that are raised when `PATIENCE` checks agree."""
 
 _HEADS: Final = {"projector": "projection_std", "predictor": "prediction_std"}
@@ -57,6 +59,8 @@ REMEDIES: Final = {
     " prototypes, a larger batch or a queue, or a smaller temperature or epsilon",
     "few_codes": "nearly all images get the same few codes; centre the outputs of the teacher"
     " (centre_momentum below 1), or raise its temperature",
+    "one_cluster": "nearly all images lie in one cluster, so their labels say nothing; lower the"
+    " learning rate, use fewer clusters, or set empty_clusters to split where there is one",
     "batch_too_small": "too few images at once for negatives, codes or batch statistics; raise the"
     " batch size, lower accumulate, or choose a method with a queue",
     "queue_longer_than_data": "the queue holds several copies of every image, so images repel"
@@ -116,8 +120,8 @@ class CollapseMonitor:
         Args:
             step: Optimiser steps done.
             metrics: `loss`, and where they were measured `feature_std`, `projection_std` and
-                `effective_rank`; `chance_loss` (ln K) and `codes_used` where the objective logs
-                them.
+                `effective_rank`; `chance_loss` (ln K), `codes_used` and `largest_cluster` where
+                the objective logs them.
 
         Returns:
             Alarms that are new.
@@ -126,6 +130,7 @@ class CollapseMonitor:
         std = metrics.get("feature_std", math.nan)
         projection = metrics.get("projection_std", math.nan)
         codes = metrics.get("codes_used", math.nan)
+        largest = metrics.get("largest_cluster", math.nan)
         # Without a stop-gradient the projections shrink while the features still look alive.
         shrunk = projection < min(PROJECTION_FLOOR, PROJECTION_SHARE * self._best["projection"])
         seen = {
@@ -135,6 +140,7 @@ class CollapseMonitor:
             ),
             "rank_falling": (rank, rank < RANK_SHARE * self._best["rank"]),
             "few_codes": (codes, codes < CODES_FLOOR),
+            "one_cluster": (largest, largest > ONE_CLUSTER),
             "loss_pinned": (
                 metrics["loss"],
                 step >= GRACE_STEPS and _at_chance(metrics),
