@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 from tests.processes import run_ranks
 
 from scoutview.base.errors import ConfigError
-from scoutview.nn.kmeans import chunk_rows, kmeans, nearest
+from scoutview.nn.kmeans import _spread_out, chunk_rows, kmeans, nearest
 
 
 def rows_of(n=300, dim=6, groups=5, spread=0.6, seed=0):
@@ -174,3 +174,18 @@ def test_kmeans__two_processes_find_what_one_finds():
     for expected, a, b in zip((plain, spherical), first[:2], second[:2], strict=True):
         assert torch.equal(torch.cat([a.assignment, b.assignment]), expected.assignment)
     assert torch.equal(first[2].assignment, plain.assignment[::2])
+
+
+def test_spread_out__draws_in_proportion_to_the_squared_distance():
+    """The second row, given the first: chi-squared over many draws, also across blocks of rows."""
+    pool = rows_of(n=600, groups=3)[0]
+    first = 0.3  # row 180
+    picks = [
+        int(_spread_out(pool, torch.tensor([first, (i + 0.5) / 1000]).double())[1])
+        for i in range(1000)
+    ]
+    distance = (pool - pool[180]).square().sum(dim=1).numpy()
+    expected = 1000 * distance / distance.sum()
+    found = np.bincount(picks, minlength=600)
+    assert found[180] == 0
+    assert np.abs(found - expected).max() <= 1.0  # evenly spaced draws: each within one

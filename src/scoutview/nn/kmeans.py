@@ -24,6 +24,8 @@ _POOL: Final = 65_536
 """Rows, or 4 per cluster if that is more, from which k-means++ chooses; all of fewer rows."""
 _BLOCK: Final = 64
 """Centroids whose scores are searched together."""
+_DRAWN: Final = 256
+"""Rows whose weights are summed before one is drawn."""
 _NUDGE: Final = 2.0**-10
 """Relative distance of the two halves of a split cluster, as in faiss."""
 
@@ -241,22 +243,46 @@ def _spread_out(pool: Tensor, draws: Tensor) -> Tensor:
     Returns:
         Numbers of the chosen rows, (K,).
     """
-    draws = draws.to(pool.device)
+    size, device = len(pool), pool.device
+    draws = draws.to(device)
     squares = pool.square().sum(dim=1)  # (S,)
-    closest = torch.full_like(squares, float("inf"))  # squared distance to the nearest chosen row
-    uniform = torch.arange(1, len(pool) + 1, device=pool.device, dtype=torch.float64)
-    chosen = torch.empty(len(draws), dtype=torch.int64, device=pool.device)
+    spare = -size % _DRAWN
+    uniform = F.pad(torch.ones(size, dtype=torch.float64, device=device), (0, spare))
+    closest = torch.full_like(squares, torch.inf)  # squared distance to the nearest chosen row
+    chosen = torch.empty(len(draws), dtype=torch.int64, device=device)
+    sums_up = [_running(len(uniform) // _DRAWN, device), _running(_DRAWN, device)]
     for k, draw in enumerate(draws):
+        weights = F.pad(closest.double(), (0, spare)) if k else uniform
         # Rows that all stand on chosen ones are drawn uniformly, as is the first.
-        reach = closest.double().cumsum(0) if k else uniform
-        reach = torch.where(reach[-1] > 0, reach, uniform)
-        index = torch.searchsorted(reach, draw * reach[-1], right=True).clamp_max(len(pool) - 1)
+        weights = torch.where(weights.sum() > 0, weights, uniform)
+        index = _in_proportion(weights, draw, sums_up).clamp_max(size - 1)
         chosen[k] = index
         products = pool @ pool.index_select(0, index.view(1)).squeeze(0)  # (S,)
         distance = squares - 2.0 * products + squares[index]
         closest = torch.minimum(closest, distance.clamp_min_(0.0))
         closest.index_fill_(0, index.view(1), 0.0)
     return chosen
+
+
+def _in_proportion(weights: Tensor, draw: Tensor, sums_up: list[Tensor]) -> Tensor:
+    """Find the place where the running sum of weights (S,) passes a share of their sum, scalar.
+
+    Block by block, with sums and products only: a running sum over all of them takes longer and
+    is not the same from run to run on a GPU.
+    """
+    blocks = weights.view(-1, _DRAWN)
+    each = blocks.sum(dim=1)
+    reach = sums_up[0] @ each  # (blocks,)
+    target = draw * reach[-1]
+    block = torch.searchsorted(reach, target, right=True).clamp_max(len(reach) - 1)
+    rest = target - (reach[block] - each[block])
+    inside = torch.searchsorted(sums_up[1] @ blocks[block], rest, right=True)
+    return block * _DRAWN + inside.clamp_max(_DRAWN - 1)
+
+
+def _running(size: int, device: torch.device) -> Tensor:
+    """The matrix whose product with a vector is its running sum, (size, size)."""
+    return torch.ones(size, size, dtype=torch.float64, device=device).tril()
 
 
 def _sizes(rows: Tensor) -> list[int]:
