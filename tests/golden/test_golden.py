@@ -167,7 +167,7 @@ def swav_method(case: Case, loss_reduction: str = "mean") -> Any:
             "loss_reduction": loss_reduction,
         }
     )
-    method = SwAV(Vectors(dim), config, dataset_size=1000).double()
+    method = SwAV(Vectors(dim), config).double()
     method.prototypes.data.copy_(ins["prototypes"])
     method.after_update(progress())  # brings the prototypes to unit length
     for queue, rows in zip(method.queues, ins.get("queue", []), strict=True):

@@ -7,7 +7,7 @@ from scoutview.methods.byol import BYOL, BYOLConfig
 def method(**settings) -> BYOL:
     torch.manual_seed(0)
     config = BYOLConfig(hidden_dim=16, output_dim=8, **settings)
-    return BYOL(small_backbone(), config, dataset_size=64)
+    return BYOL(small_backbone(), config)
 
 
 def test_loss__is_the_sum_of_two_distances_of_unit_vectors():

@@ -11,7 +11,7 @@ from scoutview.methods.moco_v2 import MoCoV2, MoCoV2Config
 def method(**settings) -> MoCoV2:
     torch.manual_seed(0)
     config = MoCoV2Config(hidden_dim=16, output_dim=8, queue_length=8, **settings)
-    return MoCoV2(small_backbone(), config, dataset_size=64)
+    return MoCoV2(small_backbone(), config)
 
 
 def test_preflight__lowers_the_default_queue_to_whole_batches_of_the_data():

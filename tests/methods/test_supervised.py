@@ -13,7 +13,7 @@ from scoutview.methods.supervised import Supervised, SupervisedConfig
 def method(kind, names) -> Supervised:
     torch.manual_seed(0)
     labels = LabelSpec(kind=kind, names=names)
-    return Supervised(small_backbone(), SupervisedConfig(), dataset_size=64, labels=labels)
+    return Supervised(small_backbone(), SupervisedConfig(), labels=labels)
 
 
 def test_multiclass__ignores_missing_classes():
@@ -37,7 +37,7 @@ def test_binary__is_a_multilabel_of_one():
 
 def test_supervised__needs_labels_and_targets():
     with pytest.raises(ConfigError, match="needs labels"):
-        Supervised(small_backbone(), SupervisedConfig(), dataset_size=64)
+        Supervised(small_backbone(), SupervisedConfig())
     objective = method("binary", ("pneumonia",))
     with pytest.raises(ConfigError, match="batch with targets"):
         objective(replace(make_batch("supervised", 4), targets=None), progress(0))

@@ -20,7 +20,7 @@ def method(**settings) -> SwAV:
     torch.manual_seed(0)
     values = {"queue_length": 8, "queue_from_epoch": 0, "frozen_epochs": 0.0} | settings
     config = SwAVConfig(hidden_dim=16, output_dim=8, prototypes=6, **values)
-    return SwAV(small_backbone(), config, dataset_size=64)
+    return SwAV(small_backbone(), config)
 
 
 def test_preflight__lowers_defaults_to_small_data():
@@ -99,7 +99,7 @@ def two_modalities(**settings) -> SwAV:
     torch.manual_seed(0)
     values = {"queue_length": 8, "queue_from_epoch": 0, "frozen_epochs": 0.0} | settings
     config = SwAVConfig(hidden_dim=16, output_dim=8, prototypes=6, per_modality=True, **values)
-    return SwAV(small_backbone(), config, dataset_size=64, num_groups=2)
+    return SwAV(small_backbone(), config, num_groups=2)
 
 
 def mixed_batch(size: int, groups: list[int], seed: int = 0, dtype=torch.float32):

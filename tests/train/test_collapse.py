@@ -72,8 +72,8 @@ def test_monitor__healthy_runs_stay_silent(name, cohort, tmp_path):
 
 
 def test_monitor__no_stop_gradient_is_called_collapsed(cohort, tmp_path, monkeypatch):
-    def planted(name, backbone, config, **arguments):
-        return NoStopGradient(backbone, config, **arguments)
+    def planted(name, backbone, config, **_):
+        return NoStopGradient(backbone, config)
 
     monkeypatch.setattr(pretraining, "build", planted)
     assert watched("byol", cohort, tmp_path / "run") == ["collapsed_features"]

@@ -7,7 +7,7 @@ grey and have a left and a right.
 
 from pydantic import Field
 
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
+from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig
 from scoutview.nn.backbones import Backbone
@@ -53,15 +53,7 @@ class BarlowTwinsConfig(MethodConfig):
 class BarlowTwins(Objective):
     """See the module docstring."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: BarlowTwinsConfig,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: BarlowTwinsConfig) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = mlp(

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
+from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig
 from scoutview.nn.backbones import Backbone
@@ -52,15 +52,7 @@ class BYOLConfig(MethodConfig):
 class BYOL(Objective):
     """See the module docstring."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: BYOLConfig,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: BYOLConfig) -> None:
         super().__init__()
         hidden, out = config.hidden_dim, config.output_dim
         self.backbone = backbone

@@ -52,7 +52,7 @@ class BYOLInterCLR(Objective):
         self, backbone: Backbone, config: BYOLInterCLRConfig, *, dataset_size: int
     ) -> None:
         super().__init__()
-        self.base = BYOL(backbone, config, dataset_size=dataset_size)
+        self.base = BYOL(backbone, config)
         self.bank = MemoryBank(dataset_size, config.output_dim, sharded=config.shard_bank)
         self.inter = InterBranch(config, self.bank, config.output_dim)
         head = nn.Sequential(self.base.projector, self.base.predictor)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scoutview.base.errors import ConfigError
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
+from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered
 from scoutview.nn.backbones import Backbone
@@ -68,15 +68,7 @@ class MoCoV2Config(MethodConfig):
 class MoCoV2(Objective):
     """See the module docstring."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: MoCoV2Config,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: MoCoV2Config) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = mlp(

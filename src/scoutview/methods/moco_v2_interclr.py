@@ -46,7 +46,7 @@ class MoCoV2InterCLR(Objective):
         self, backbone: Backbone, config: MoCoV2InterCLRConfig, *, dataset_size: int
     ) -> None:
         super().__init__()
-        self.base = MoCoV2(backbone, config, dataset_size=dataset_size)
+        self.base = MoCoV2(backbone, config)
         self.bank = MemoryBank(dataset_size, config.output_dim, sharded=config.shard_bank)
         self.inter = InterBranch(config, self.bank, config.output_dim)
         self.inter_head = copy.deepcopy(self.base.projector) if config.separate_head else None

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
+from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig
 from scoutview.nn.backbones import Backbone, encode_views
@@ -58,15 +58,7 @@ class SimCLRConfig(MethodConfig):
 class SimCLR(Objective):
     """See the module docstring."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: SimCLRConfig,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: SimCLRConfig) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = mlp(backbone.dim, config.hidden_dim, config.output_dim, batch_norm=True)

@@ -40,13 +40,7 @@ class Supervised(Objective):
     self_supervised: ClassVar[bool] = False
 
     def __init__(
-        self,
-        backbone: Backbone,
-        config: SupervisedConfig,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
+        self, backbone: Backbone, config: SupervisedConfig, *, labels: LabelSpec | None = None
     ) -> None:
         super().__init__()
         if labels is None:

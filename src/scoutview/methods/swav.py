@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from scoutview.base.errors import ConfigError
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
+from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered
 from scoutview.nn.backbones import Backbone, encode_views
@@ -138,15 +138,7 @@ class SwAVConfig(MethodConfig):
 class SwAV(Objective):
     """See the module docstring."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: SwAVConfig,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: SwAVConfig, *, num_groups: int = 1) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = mlp(backbone.dim, config.hidden_dim, config.output_dim, batch_norm=True)
