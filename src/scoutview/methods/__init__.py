@@ -13,21 +13,20 @@ if TYPE_CHECKING:
 
 METHODS: Final[dict[str, tuple[str, str, str]]] = {
     "barlow_twins": ("scoutview.methods.barlow_twins", "BarlowTwinsConfig", "BarlowTwins"),
-    "byol_interclr": ("scoutview.methods.byol_interclr", "BYOLInterCLRConfig", "BYOLInterCLR"),
-    "moco_v2_interclr": (
-        "scoutview.methods.moco_v2_interclr",
-        "MoCoV2InterCLRConfig",
-        "MoCoV2InterCLR",
-    ),
     "byol": ("scoutview.methods.byol", "BYOLConfig", "BYOL"),
+    "byol_interclr": ("scoutview.methods.byol_interclr", "BYOLInterCLRConfig", "BYOLInterCLR"),
     "deepcluster_v2": ("scoutview.methods.deepcluster_v2", "DeepClusterV2Config", "DeepClusterV2"),
     "dino": ("scoutview.methods.dino", "DINOConfig", "DINO"),
     "infomin": ("scoutview.methods.infomin", "InfoMinConfig", "InfoMin"),
     "insdis": ("scoutview.methods.insdis", "InsDisConfig", "InsDis"),
     "moco_v1": ("scoutview.methods.moco_v1", "MoCoV1Config", "MoCoV2"),
     "moco_v2": ("scoutview.methods.moco_v2", "MoCoV2Config", "MoCoV2"),
+    "moco_v2_interclr": (
+        "scoutview.methods.moco_v2_interclr",
+        "MoCoV2InterCLRConfig",
+        "MoCoV2InterCLR",
+    ),
     "moco_v3": ("scoutview.methods.moco_v3", "MoCoV3Config", "MoCoV3"),
-    "pixpro": ("scoutview.methods.pixpro", "PixProConfig", "PixPro"),
     "npid_v2": ("scoutview.methods.npid_v2", "NPIDv2Config", "NPIDv2"),
     "npid_v2_interclr": (
         "scoutview.methods.npid_v2_interclr",
@@ -35,6 +34,7 @@ METHODS: Final[dict[str, tuple[str, str, str]]] = {
         "NPIDv2InterCLR",
     ),
     "pirl": ("scoutview.methods.pirl", "PIRLConfig", "PIRL"),
+    "pixpro": ("scoutview.methods.pixpro", "PixProConfig", "PixPro"),
     "pcl_v1": ("scoutview.methods.pcl_v1", "PCLV1Config", "PCL"),
     "pcl_v2": ("scoutview.methods.pcl_v2", "PCLV2Config", "PCL"),
     "sela_v2": ("scoutview.methods.sela_v2", "SeLaV2Config", "SeLaV2"),
