@@ -82,7 +82,7 @@ def test_pool_of_the_bank__is_the_reference_form():
 
 
 @pytest.mark.parametrize("sampling", ["semihard", "hard", "random", "semieasy"])
-@pytest.mark.parametrize("quantile_rows", [16384, 1000])
+@pytest.mark.parametrize("quantile_rows", [8192, 1000])
 def test_drawn_rows__stand_for_the_whole_bank(sampling, quantile_rows, monkeypatch):
     """Over many draws the log-sum-exp has the value of the whole bank, within the noise."""
     monkeypatch.setattr(negatives, "_QUANTILE_ROWS", quantile_rows)

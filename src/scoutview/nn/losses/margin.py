@@ -1,6 +1,7 @@
 """Cross entropy with a margin, and the negatives of a cluster without a list of them."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
@@ -106,19 +107,17 @@ class _LogSumExp(torch.autograd.Function):
         total = torch.zeros_like(peak)  # (B, 1) sum of 2^(logit - peak)
         count = torch.zeros_like(peak)  # (B, 1)
         pull = torch.zeros_like(query)  # (B, D) sum of 2^(logit - peak) times vector
-        step = _block_rows(query)
-        for start in range(0, len(features) if rows is None else len(rows), step):
-            here = slice(start, start + step) if rows is None else rows[start : start + step]
-            block = features[here].to(query.dtype)  # (R, D)
-            logits = scaled @ block.T  # (B, R)
-            if labels is not None and own is not None:
-                logits.masked_fill_(labels[here] == own[:, None], -math.inf)
+        for block, names, logits, kept, spare in _blocks(query, features, rows, labels):
+            torch.mm(scaled, block.T, out=logits)  # (B, R)
+            kept.fill_(1.0)
             if bound is not None:
-                beyond = logits > bound if farthest else logits < bound
-                logits.masked_fill_(beyond, -math.inf)
+                (torch.le if farthest else torch.ge)(logits, bound, out=kept)
+            if names is not None and own is not None:
+                kept.mul_(torch.ne(names, own[:, None], out=spare))
+            count = count + kept.sum(dim=1, keepdim=True)
+            leave_out(logits, kept)
             highest = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
             shrink, peak = (peak - highest).exp2(), highest
-            count = count + (logits > -math.inf).sum(dim=1, keepdim=True)
             weights = logits.sub_(peak).exp2_()  # (B, R)
             total = total * shrink + weights.sum(dim=1, keepdim=True)
             pull = torch.addmm(pull * shrink, weights, block)
@@ -133,7 +132,40 @@ class _LogSumExp(torch.autograd.Function):
         return (grad[:, None] * mean, *[None] * 7)
 
 
+def leave_out(cosines: Tensor, kept: Tensor) -> None:
+    """Set entries to -inf in place where `kept` is 0 instead of 1; `kept` is used up.
+
+    Filling by a mask would be a branch per entry, which costs a CPU ten times as much.
+    """
+    torch.minimum(cosines, kept.sub_(0.5).mul_(math.inf), out=cosines)
+
+
+def _blocks(
+    query: Tensor, features: Tensor, rows: Tensor | None, labels: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]]:
+    """Go through the vectors block by block, always in the same memory.
+
+    Yields:
+        Vectors, (R, D), their labels, (R,), and room for three (B, R).
+    """
+    size, b = len(features) if rows is None else len(rows), len(query)
+    step = min(size, _block_rows(query))
+    rooms = query.new_empty(3, b * step)
+    gathered = features.new_empty(0 if rows is None else step, features.shape[1])
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        if rows is None:
+            block = features[start:stop]
+            names = None if labels is None else labels[start:stop]
+        else:
+            here = rows[start:stop]
+            block = torch.index_select(features, 0, here, out=gathered[: stop - start])
+            names = None if labels is None else labels.index_select(0, here)
+        first, second, third = (room[: b * (stop - start)].view(b, -1) for room in rooms)
+        yield block.to(query.dtype), names, first, second, third
+
+
 def _block_rows(query: Tensor) -> int:
-    """Vectors of a block: on a CPU its cosines fit the cache, elsewhere few launches."""
-    entries = 2**17 if query.device.type == "cpu" else 2**25
+    """Vectors of a block: on a CPU it fits the cache, elsewhere there are few launches."""
+    entries = 2**16 if query.device.type == "cpu" else 2**25
     return max(1, entries // len(query))
