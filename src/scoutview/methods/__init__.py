@@ -88,7 +88,8 @@ def _outside(name: str) -> tuple[Any, Any]:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"Method {name!r} comes from {points[name].value!r}, which must be a pair (a"
-            f" configuration class, a method class) of an installed package; loading it failed: {error}"
+            f" configuration class, a method class) of an installed package, but loading it"
+            f" failed: {error}"
         ) from error
     return config, method
 
