@@ -12,6 +12,7 @@ from scoutview.nn.buckets import Buckets
 from scoutview.nn.gather import all_sum, rank, world_size
 from scoutview.nn.kmeans import kmeans
 from scoutview.nn.precision import full_precision
+from scoutview.nn.screening import Screening
 
 _BLOCK = 65536
 _HALVING_ROUNDS = 10
@@ -78,6 +79,7 @@ class OnlineKMeans(nn.Module):
         self.register_buffer("offsets", torch.zeros(clusters))
         self.buckets = Buckets(length, clusters)
         self._scores = torch.empty(0)
+        self._screening = Screening()
 
     # --- whole passes over the bank: at the start, between epochs, every hundred steps ---
 
@@ -135,6 +137,10 @@ class OnlineKMeans(nn.Module):
     @full_precision
     def assign(self, vectors: Tensor) -> Tensor:
         """Find the nearest centroid of each vector, (B, D) to (B,) int64."""
+        if self.distance == "euclidean" and self._screening.pays(vectors, self.centroids):
+            screened = self._screening.nearest(vectors, self.centroids, self.offsets)
+            if screened is not None:
+                return screened
         step = max(1, _SCORES // self.clusters)
         found = [
             first_largest(torch.addmm(self.offsets, part, self.centroids.T, out=self._room(part)))
