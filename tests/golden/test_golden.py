@@ -18,8 +18,9 @@ import torch
 from tests.golden.adapters_banks import infomin, insdis, pirl
 from tests.golden.adapters_clusters import deepcluster_v2, pcl, sela
 from tests.golden.adapters_dense import pixpro
-from tests.golden.adapters_interclr import interclr
+from tests.golden.adapters_energy import philipsen
 from tests.golden.adapters_in_batch import moco, moco_v3, simsiam, vicreg
+from tests.golden.adapters_interclr import interclr
 from tests.golden.case import (
     Case,
     MissingError,
@@ -325,6 +326,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
     "pcl": ("pcl_v1 pcl_v2", pcl),
     "sela": ("sela_v2", sela),
     "interclr": ("npid_v2_interclr moco_v2_interclr byol_interclr", interclr),
+    "philipsen": ("views.energy_bands", philipsen),
     "lars": ("train.optimizers", lars),
     "schedules": ("train.schedules", schedule),
     "knn": ("nn.probe_solvers", knn),

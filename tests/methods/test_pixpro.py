@@ -15,7 +15,7 @@ from scoutview.views.policy import TwoCrops
 def method(**settings) -> PixPro:
     torch.manual_seed(0)
     config = PixProConfig(hidden_dim=16, output_dim=8, **settings)
-    return PixPro(small_backbone(), config, dataset_size=64)
+    return PixPro(small_backbone(), config)
 
 
 def normalised(x: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_pixpro__refuses_a_map_of_one_cell_and_says_so():
     backbone = build_backbone(BackboneConfig(name="resnet10t"))
     config = PixProConfig(views=TwoCrops(size=28))
     with pytest.raises(ConfigError, match="1 x 1 map in a network of stride 32"):
-        PixPro(backbone, config, dataset_size=64)
+        PixPro(backbone, config)
 
 
 def test_preflight__warns_of_crops_that_seldom_meet():

@@ -80,7 +80,15 @@ def test_slots__a_later_view_moves_no_earlier_one():
 
 
 def test_slots__do_not_overlap_and_fit_the_row():
-    widths = {"ASPECT": 2, "POSITION": 3, "FLIP": 3, "TURN": 3, "CUT_BOX": 4 * 6}
+    widths = {
+        "ASPECT": 2,
+        "POSITION": 3,
+        "FLIP": 3,
+        "TURN": 3,
+        "CUT_BOX": 4 * 6,
+        "PLACE": 3,
+        "ENERGY": 8,
+    }
     names = [
         name
         for name, value in vars(drawing).items()

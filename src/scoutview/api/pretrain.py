@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scoutview.api.index import open_cohort
 from scoutview.api.pretrain_parts import check_equal_parts, check_labels, modality_sizes
+from scoutview.api.pretrain_views import ViewPreset, settled_views
 from scoutview.api.store import stored
 from scoutview.base.errors import ConfigError, RunError
 from scoutview.base.files import atomic_writer
@@ -44,20 +45,11 @@ from scoutview.train.loop import Fitted, fit
 from scoutview.train.monitor import CollapseMonitor, queue_size
 from scoutview.train.preflight import check_budget, estimate
 from scoutview.train.probe import LabelledProbe
-from scoutview.views.defaults import LIMITS, for_modalities
 from scoutview.views.device import make_views
 from scoutview.views.pipeline import Views
-from scoutview.views.policy import CropsAndPatches, EvalView, MultiCrop, TwoCrops
-from scoutview.views.presets import (
-    multi_crop_for_small_images,
-    patches_for_small_images,
-    two_crops_for_small_images,
-)
+from scoutview.views.policy import EnergyBands, EvalView
 
 logger = logging.getLogger(__name__)
-
-_SMALL_SIDE: Final = 224
-"""Images with a shorter side below this get views of their own size."""
 
 
 class PretrainConfig(FitConfig):
@@ -73,6 +65,12 @@ class PretrainConfig(FitConfig):
     """Give every modality an equal part of each batch; on where the method asks for it."""
     hybrid: HybridConfig | None = None
     """Also learn from the labels, where there are some; null learns from images alone."""
+    view_preset: ViewPreset = "method"
+    """Views of the "method", or its numbers and sizes with the "medical" changes: rescale, energy
+    bands, gamma, linear values (Ghesu et al., 2022)."""
+    energy_bands: EnergyBands | None = None
+    """Change how strong details of every size are, in all random views; reference energies are
+    measured on the training images before training and stored with the method's views."""
     view: EvalView | None = None
     """Evaluation view of probes and of the exported model; null is the size of the largest view."""
     mean: float = 0.5
@@ -238,7 +236,15 @@ def _plan(
             config = config.model_copy(update={field: getattr(settings, field)})
     plan = _laid_out(cohort, method, settings, config, fabric, ())
     size = len(plan.samples)
-    settings, more = _fitted_views(settings, plan)
+    settings, more = settled_views(
+        settings,
+        plan.samples,
+        plan.store,
+        preset=config.view_preset,
+        energy_bands=config.energy_bands,
+        views_on=config.views_on,
+        seed=config.seed,
+    )
     notes += more
     notes += check_budget(config, size)
     sizes = modality_sizes(plan.samples, plan.store)
@@ -350,32 +356,6 @@ def _samples(
     return Samples(
         store, rows[there], config.data, targets=None if numbers is None else numbers[there]
     )
-
-
-def _fitted_views(settings: MethodConfig, plan: _Plan) -> tuple[MethodConfig, list[str]]:
-    """Fit views that the user did not write to the images' size and modalities."""
-    views: Any = settings.views  # type: ignore[attr-defined]
-    if "views" in settings.model_fields_set:
-        return settings, []
-    table = plan.store.table.mapped[plan.samples.rows[:: max(1, len(plan.samples.rows) // 1000)]]
-    side = int(np.median(np.minimum(table["height"], table["width"])))
-    # files without a header say nothing of their modality: the strictest limits hold
-    named = {plan.store.groups[group] for group in np.unique(table["group"])}
-    fitted = for_modalities({name if name in LIMITS else "other" for name in named}, views)
-    notes = []
-    if fitted != views:
-        notes.append("Views are held to what is safe for the modalities of the data.")
-    if side < _SMALL_SIDE:
-        if isinstance(fitted, TwoCrops):
-            fitted = two_crops_for_small_images(fitted, side)
-        elif isinstance(fitted, MultiCrop):
-            fitted = multi_crop_for_small_images(fitted, side)
-        elif isinstance(fitted, CropsAndPatches):
-            fitted = patches_for_small_images(fitted, side)
-        else:
-            fitted = fitted.model_copy(update={"size": side})
-        notes.append(f"Views are lowered to the images' own size, {side} pixels.")
-    return settings.model_copy(update={"views": fitted}), notes
 
 
 # ------------------------------------------------------------------ training

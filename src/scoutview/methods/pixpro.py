@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from scoutview.base.errors import ConfigError
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput
+from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig
 from scoutview.nn.backbones import Backbone, Dense
@@ -83,15 +83,7 @@ class PixProConfig(MethodConfig):
 class PixPro(Objective):
     """See the module docstring."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: PixProConfig,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: PixProConfig) -> None:
         super().__init__()
         side, stride = max(config.views.specs(backbone.ndim)[0].size), backbone.strides[-1]
         if side <= stride:

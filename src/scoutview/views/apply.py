@@ -1,8 +1,8 @@
 """Apply drawn parameters on the CPU with OpenCV: one geometric pass, one pass of grey values.
 
-Order: sample (crop, zoom, flip and turn at once, from the pyramid level that antialiases), blur,
-brightness and contrast, gamma, solarise, noise, cut-out. Sampling keeps the image's integer type;
-what follows is float32 and is rounded once, at the end.
+Order: energies of the whole image, sample (crop, zoom, flip and turn at once, from the pyramid
+level that antialiases), blur, brightness, contrast and shift, gamma, solarise, noise, cut-out.
+Sampling keeps the image's integer type; what follows is float32 and is rounded once, at the end.
 
 Border: a straight view repeats the edge within the outermost half pixel and follows `border` beyond
 it; a turned view with border "zero" fades to black over one pixel.
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError
-from scoutview.views.draw import Rows, ViewParams
+from scoutview.views.draw import EnergyChange, Rows, ViewParams
+from scoutview.views.energy_bands import BandedImage
 from scoutview.views.geometry import at_level, pyramid_level
 from scoutview.views.noise import noise
 
@@ -57,12 +58,20 @@ class Pyramid:
                 " torch_apply for volumes."
             )
         self._levels = [image]
+        self._banded: dict[tuple[object, ...], BandedImage] = {}
 
     def level(self, number: int) -> Pixels:
         """Return the mean over blocks of 2^number pixels."""
         while len(self._levels) <= number:
             self._levels.append(halve(self._levels[-1]))
         return self._levels[number]
+
+    def with_energies(self, change: EnergyChange) -> "Pyramid":
+        """Return the image with details of other strength; it is split into bands only once."""
+        how = (change.sigmas, change.border, change.cascaded)
+        if how not in self._banded:
+            self._banded[how] = BandedImage(self._levels[0], *how)
+        return Pyramid(self._banded[how].with_energies(change.wanted, change.residual))
 
 
 def _is_plane(image: Pixels) -> bool:
@@ -102,6 +111,13 @@ def apply(
         DataError: The image cannot be used here, or `out` has another shape or type.
     """
     pyramid = image if isinstance(image, Pyramid) else Pyramid(image)
+    if params.energy is not None:
+        if any(origin):
+            raise DataError(
+                "Energies are those of a whole image, got a part that begins at"
+                f" {tuple(origin)}; cut it with bounding_box."
+            )
+        pyramid = pyramid.with_energies(params.energy)
     whole = pyramid.level(0)
     channels = 1 if whole.ndim == 2 else 3
     if out is None:
@@ -180,6 +196,7 @@ def _change(view: Pixels, params: ViewParams) -> None:
         channels = 1 if view.ndim == 2 else 3
         mean = sum(cv2.mean(view)[:channels]) / channels
         shift = params.brightness * (1 - params.contrast) * mean
+    shift += params.shift * float(np.iinfo(view.dtype).max)
     changed = view
     if params.blur > 0:
         kernel = blur_kernel(params.blur, min(params.size))

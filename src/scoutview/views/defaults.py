@@ -149,6 +149,7 @@ def _limited(augment: Augment, limits: Limits) -> Augment:
                 update={
                     "brightness": min(intensity.brightness, limits.brightness),
                     "contrast": min(intensity.contrast, limits.contrast),
+                    "shift": min(intensity.shift, limits.brightness),
                     "solarise_probability": 0.0,
                 }
             ),

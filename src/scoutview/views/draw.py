@@ -13,13 +13,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import le, mul
+from statistics import NormalDist
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from scoutview.base.errors import DataError
+from scoutview.base.errors import ConfigError, DataError
 from scoutview.base.randomness import VIEWS, generator
-from scoutview.views.policy import Augment, Border, CutOut, Intensity, Range, ViewPolicy, ViewSpec
+from scoutview.views.policy import (
+    Augment,
+    BandBorder,
+    BandResidual,
+    Border,
+    CutOut,
+    EnergyBands,
+    Intensity,
+    Range,
+    ViewPolicy,
+    ViewSpec,
+)
 
 AREA: Final = 0
 ASPECT: Final = 1  # 2 slots: axes 1 and 2 against axis 0
@@ -43,16 +55,32 @@ CUT_COUNT: Final = 25
 CUT_BOX: Final = 26  # 4 boxes of 6 slots: extent and position along at most 3 axes
 ORDER: Final = 50  # the patches of a crop come in the order of these numbers
 PLACE: Final = 51  # 3 slots, one per axis: where a patch lies in its cell
+SHIFT: Final = 54
+ENERGY_WHETHER: Final = 55
+ENERGY: Final = 56  # 8 slots, one per band
 SLOTS: Final = 64
-"""Slots per view; 54 to 63 are free for later parameters."""
+"""Slots per view; all are taken."""
 
 _MAX_NDIM: Final = 3
+_NORMAL: Final = NormalDist()
+_BELOW: Final = _NORMAL.cdf(-1.0)
 
 Matrix = list[list[float]]
 Rows = tuple[tuple[float, ...], ...]
 """An affine as ndim rows of ndim + 1 numbers: plain numbers, because arrays this small are slow."""
 Box = tuple[tuple[int, int], ...]
 """Start and stop along every axis, in pixels of the view."""
+
+
+class EnergyChange(NamedTuple):
+    """How strong the details of every size shall be; see `views.energy_bands`."""
+
+    wanted: tuple[float, ...]
+    """Energy of every band on [0, 1] values, finest first."""
+    sigmas: tuple[float, ...]
+    border: BandBorder = "reflect"
+    cascaded: bool = True
+    residual: BandResidual = "around_mean"
 
 
 class ViewParams(NamedTuple):
@@ -77,6 +105,10 @@ class ViewParams(NamedTuple):
     holes: tuple[Box, ...] = ()
     fill_mean: bool = True
     """Paint holes with the view's mean instead of black."""
+    shift: float = 0.0
+    """Added to [0, 1] values, after brightness and contrast."""
+    energy: EnergyChange | None = None
+    """Change of the whole image before the view is taken from it."""
 
 
 def draw(
@@ -117,9 +149,9 @@ def draw_specs(
             f"An image needs 2 or 3 spatial axes of at least one pixel, got shape {tuple(shape)};"
             " check what the reader returned."
         )
-    boxes = any(spec.augment.cut_out is not None for spec in specs)
+    many = any(_needs_many(spec.augment) for spec in specs)
     cut = sum(spec.cut is not None for spec in specs)  # patches, which come last
-    used = SLOTS if boxes or cut else CUT_BOX  # every slot is drawn, unused ones are not unpacked
+    used = SLOTS if many or cut else CUT_BOX  # every slot is drawn, unused ones are not unpacked
     table: list[list[float]] = rng.random((len(specs), SLOTS))[:, :used].tolist()
     whole = len(specs) - cut
     views = [
@@ -129,6 +161,11 @@ def draw_specs(
     if cut:
         views += _draw_patches(specs[whole:], shape, table[whole:], spacing)
     return views
+
+
+def _needs_many(augment: Augment) -> bool:
+    """Whether a treatment uses numbers behind those that nearly every view needs."""
+    return augment.cut_out is not None or augment.energy is not None or augment.intensity.shift > 0
 
 
 def replay(
@@ -200,7 +237,7 @@ def _draw_patches(
 
 def _treated(spec: ViewSpec, affine: Rows, uniform: list[float]) -> ViewParams:
     augment, intensity = spec.augment, spec.augment.intensity
-    brightness, contrast = _jitter(intensity, uniform)
+    brightness, contrast, shift = _jitter(intensity, uniform)
     solarised = uniform[SOLARISE_WHETHER] < intensity.solarise_probability
     return ViewParams(
         affine,
@@ -215,6 +252,8 @@ def _treated(spec: ViewSpec, affine: Rows, uniform: list[float]) -> ViewParams:
         intensity.solarise_threshold if solarised else None,
         _holes(augment.cut_out, spec.size, uniform),
         augment.cut_out is None or augment.cut_out.fill == "mean",
+        shift,
+        None if augment.energy is None else _energy(augment.energy, uniform),
     )
 
 
@@ -236,6 +275,9 @@ def _crop_zoom(spec: ViewSpec, shape: Sequence[int], uniform: list[float]) -> li
     uniform, and only an image of other proportions than the view makes a crop smaller.
     """
     ndim, size = len(shape), spec.size
+    if spec.rescale is not None:
+        zoom = 1 / _between(spec.rescale, uniform[AREA])
+        return [min(zoom, *(n / v for n, v in zip(shape, size, strict=True)))] * ndim
     volume = _between(spec.scale, uniform[AREA]) * math.prod(shape)  # in image pixels
     low, high = spec.log_ratio
     bends = [0.0, *[low + (high - low) * u for u in uniform[ASPECT : ASPECT + ndim - 1]]]
@@ -359,20 +401,42 @@ def _affine(
     return tuple(rows)
 
 
-def _jitter(intensity: Intensity, uniform: list[float]) -> tuple[float, float]:
+def _jitter(intensity: Intensity, uniform: list[float]) -> tuple[float, float, float]:
     if uniform[JITTER_WHETHER] >= intensity.jitter_probability:
-        return 1.0, 1.0
-    b, c = intensity.brightness, intensity.contrast
+        return 1.0, 1.0, 0.0
+    b, c, s = intensity.brightness, intensity.contrast, intensity.shift
     return (
         _between((1 - b, 1 + b), uniform[BRIGHTNESS]) if b else 1.0,
         _between((1 - c, 1 + c), uniform[CONTRAST]) if c else 1.0,
+        _between((-s, s), uniform[SHIFT]) if s else 0.0,
     )
+
+
+def _energy(bands: EnergyBands, uniform: list[float]) -> EnergyChange | None:
+    if uniform[ENERGY_WHETHER] >= bands.probability:
+        return None
+    if bands.mean is None or bands.std is None:
+        raise ConfigError(
+            "EnergyBands needs the reference energies, mean and std; measure them with"
+            " views.energy_bands.fit_policy, as pretrain does."
+        )
+    wanted = []
+    for number, (mean, std) in enumerate(zip(bands.mean, bands.std, strict=True)):
+        share = uniform[ENERGY + number]
+        if bands.distribution == "uniform":
+            deviation = 2 * share - 1
+        else:  # a standard normal number, given that it lies in [-1, 1]
+            deviation = _NORMAL.inv_cdf(_BELOW + (1 - 2 * _BELOW) * share)
+        wanted.append(max(0.0, mean + deviation * std))
+    return EnergyChange(tuple(wanted), bands.sigmas, bands.border, bands.cascaded, bands.residual)
 
 
 def _gamma(intensity: Intensity, uniform: list[float]) -> float:
     if uniform[GAMMA_WHETHER] >= intensity.gamma_probability:
         return 1.0
     low, high = intensity.gamma
+    if intensity.gamma_draw == "value":
+        return _between((low, high), uniform[GAMMA])
     return math.exp(_between((math.log(low), math.log(high)), uniform[GAMMA]))
 
 

@@ -80,6 +80,8 @@ def bounding_box(
     Returns:
         Start (the `origin` of `apply`) and stop along every axis.
     """
+    if any(p.energy is not None for p in params):  # energies are those of the whole image
+        return (0,) * len(shape), tuple(shape)
     start, stop = list(shape), [0] * len(shape)
     block = 1 << max(pyramid_level(p.affine) for p in params)
     for p in params:

@@ -7,7 +7,8 @@ range stands for [0, 1], after the intensity policy of the data.
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from itertools import pairwise
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,7 +29,15 @@ Border = Literal["zero", "edge", "reflect"]
 Fit = Literal["pad", "crop", "stretch"]
 """Whole image with black bars, centre crop, or whole image out of proportion."""
 
+BandBorder = Literal["reflect", "wrap"]
+"""What Gaussians see beyond an image: its mirror image, or its other side."""
+
+BandResidual = Literal["around_mean", "scale"]
+"""The coarsest band is scaled around its mean, so that brightness stays, or as a whole."""
+
 _RATIO: Range = (3 / 4, 4 / 3)
+_MOST_BANDS: Final = 8
+"""As many as `views.draw` keeps numbers for."""
 
 
 def _check_range(name: str, value: Range, lowest: float, highest: float) -> None:
@@ -45,10 +54,14 @@ class Intensity(Config):
     """Values are multiplied by a factor in [1 - b, 1 + b]."""
     contrast: float = Field(0.0, ge=0, le=1)
     """Distance to the view's mean is multiplied by a factor in [1 - c, 1 + c]."""
+    shift: float = Field(0.0, ge=0, le=1)
+    """A number in [-s, s] is added to [0, 1] values, after the factors."""
     jitter_probability: Probability = Field(0.8, ge=0, le=1)
-    """How often brightness and contrast change, both at once."""
+    """How often brightness, contrast and shift change, all at once."""
     gamma: Range = (1.0, 1.0)
-    """Exponent on [0, 1] values, drawn uniformly in its logarithm."""
+    """Exponent on [0, 1] values."""
+    gamma_draw: Literal["logarithm", "value"] = "logarithm"
+    """What of the exponent is uniform: its logarithm, or the exponent itself."""
     gamma_probability: Probability = Field(0.0, ge=0, le=1)
     blur_sigma: Range = (0.1, 2.0)
     """Standard deviation of the Gaussian blur in pixels of the view."""
@@ -86,6 +99,54 @@ class CutOut(Config):
         return self
 
 
+class EnergyBands(Config):
+    """Details of every size are made as strong as in another image of the same kind.
+
+    An image is split into bands by Gaussians; each band's energy, its standard deviation over the
+    image, is set to a number drawn around the mean of reference images. `views.energy_bands` does
+    the work; the numbers of the reference images are measured before training.
+
+    Source: Ghesu et al., 2022, arXiv:2201.01283, section III-C; Philipsen et al., 2015.
+    """
+
+    probability: Probability = Field(0.5, ge=0, le=1)
+    """How often a view is changed; the paper does not tell."""
+    sigmas: tuple[float, ...] = Field((1.0, 2.0, 4.0, 8.0, 16.0), min_length=1)
+    """Standard deviations of the Gaussians in pixels of the stored image, rising; one band more
+    than these."""
+    border: BandBorder = "reflect"
+    """What the Gaussians see beyond the image."""
+    cascaded: bool = True
+    """Each Gaussian smooths what the one before left; otherwise the image itself."""
+    residual: BandResidual = "around_mean"
+    """How the coarsest band is scaled; "scale" is the paper's equation to the letter, which changes
+    the brightness of the whole image."""
+    distribution: Literal["normal", "uniform"] = "normal"
+    """Energies are drawn between mean - std and mean + std, from a normal distribution cut off
+    there, or uniformly."""
+    reference_images: int = Field(1000, ge=2)
+    """Most images that the reference energies are measured on."""
+    mean: tuple[float, ...] | None = None
+    """Mean energy of every band, finest first, on [0, 1] values; null is measured."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of every band's energy over the reference images; null is measured."""
+
+    @model_validator(mode="after")
+    def _bands_hold(self) -> Self:
+        rising = all(a < b for a, b in pairwise((0.0, *self.sigmas)))
+        if not rising or len(self.sigmas) >= _MOST_BANDS:
+            raise ValueError(
+                f"sigmas must be above 0, rise and be at most {_MOST_BANDS - 1}, got {self.sigmas}"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("set both mean and std, or neither to have them measured")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            bands = len(self.sigmas) + 1
+            if values is not None and (len(values) != bands or min(values) < 0):
+                raise ValueError(f"{name} must hold {bands} numbers of at least 0, got {values}")
+        return self
+
+
 class Augment(Config):
     """What happens to one view after its crop is chosen. Nothing, unless switched on."""
 
@@ -102,6 +163,8 @@ class Augment(Config):
     border: Border = "zero"
     """What a turned crop sees where it leaves the image."""
     intensity: Intensity = Intensity()
+    energy: EnergyBands | None = None
+    """Change of the details, before the crop."""
     cut_out: CutOut | None = None
 
 
@@ -129,6 +192,8 @@ class ViewSpec:
     fit: Fit | None = None
     """Set for the evaluation view, which draws nothing."""
     fraction: float = 1.0
+    rescale: Range | None = None
+    """Set where the image is shrunk and then cropped at the view's size."""
     cut: Cut | None = None
     """Set for the patches of a crop; those of one crop stand together."""
     log_ratio: Range = field(init=False)
@@ -146,6 +211,9 @@ class TwoCrops(Config):
     """Area of a crop as a fraction of the image."""
     ratio: Range = _RATIO
     """Width over height of a crop, relative to the view's."""
+    rescale: Range | None = None
+    """Shrink the image to a fraction of its length in this range, then crop at the view's size;
+    replaces scale and ratio. A view larger than the shrunk image shows as much as it can."""
     first: Augment = Augment()
     second: Augment | None = None
     """Treatment of the second view; like the first when not given."""
@@ -153,6 +221,7 @@ class TwoCrops(Config):
     @model_validator(mode="after")
     def _ranges_hold(self) -> Self:
         _check_crop(self.size, self.scale, self.ratio)
+        _check_rescale(self.rescale)
         return self
 
     @property
@@ -164,7 +233,7 @@ class TwoCrops(Config):
         """Resolve the views for images of `ndim` spatial dimensions, in the order of the batch."""
         size = resolve_size(self.size, ndim)
         return tuple(
-            ViewSpec(size, self.scale, self.ratio, augment)
+            ViewSpec(size, self.scale, self.ratio, augment, rescale=self.rescale)
             for augment in (self.first, self.second or self.first)
         )
 
@@ -183,6 +252,9 @@ class MultiCrop(Config):
     """Area of the crops of each group as a fraction of the image."""
     ratio: Range = _RATIO
     """Width over height of a crop, relative to the view's."""
+    rescale: Range | None = None
+    """Shrink the image to a fraction of its length in this range, then crop at the view's size;
+    replaces scales and ratio. A view larger than the shrunk image shows as much as it can."""
     augment: tuple[Augment, ...] = (Augment(),)
     """One treatment for all views, one per group, or one per view."""
 
@@ -201,6 +273,7 @@ class MultiCrop(Config):
                 f"augment must hold 1, {groups} (groups) or {sum(self.counts)} (views) entries,"
                 f" got {len(self.augment)}"
             )
+        _check_rescale(self.rescale)
         for size, scale in zip(self.sizes, self.scales, strict=True):
             _check_crop(size, scale, self.ratio)
         return self
@@ -217,7 +290,8 @@ class MultiCrop(Config):
             size = resolve_size(self.sizes[group], ndim)
             for _ in range(count):
                 augment = self._augment_of(view=len(specs), group=group)
-                specs.append(ViewSpec(size, self.scales[group], self.ratio, augment))
+                scale = self.scales[group]
+                specs.append(ViewSpec(size, scale, self.ratio, augment, rescale=self.rescale))
         return tuple(specs)
 
     def _augment_of(self, *, view: int, group: int) -> Augment:
@@ -340,6 +414,11 @@ def resolve_size(size: Size, ndim: int) -> tuple[int, ...]:
             f" give one number or {ndim}."
         )
     return size
+
+
+def _check_rescale(rescale: Range | None) -> None:
+    if rescale is not None:
+        _check_range("rescale", rescale, 1e-3, 1)
 
 
 def _check_size(size: Size) -> None:

@@ -5,15 +5,24 @@ and solarise are off unless asked for (the papers: 0.5 and, in the second view o
 Twins, 0.2), because they change what a scan says; see `views.defaults`.
 """
 
+from typing import TypeVar
+
+from scoutview.base.config import Config
+from scoutview.base.errors import ConfigError
+from scoutview.views.energy_bands import each_augment
 from scoutview.views.policy import (
     Augment,
     CropsAndPatches,
+    EnergyBands,
+    EvalView,
     Intensity,
     MultiCrop,
     Range,
     Size,
     TwoCrops,
 )
+
+P = TypeVar("P", bound=Config)
 
 _REFERENCE_SIDE = 224
 _SMALLEST_CROP, _SMALLEST_LOCAL_CROP = 16, 12
@@ -79,6 +88,66 @@ def swav(
     Source: Caron et al., 2020, arXiv:2006.09882, appendix A; facebookresearch/swav.
     """
     return MultiCrop(counts=counts, sizes=sizes, augment=(_augment(0.8, blur=0.5, flip=flip),))
+
+
+def with_energy_bands(policy: P, bands: EnergyBands) -> P:
+    """Change the energy bands of every view that does not do so already.
+
+    Args:
+        policy: A policy of random crops.
+        bands: How; reference energies may still be open.
+
+    Raises:
+        ConfigError: The policy has no random views.
+    """
+    _check_random(policy)
+    return each_augment(
+        policy, lambda a: a if a.energy is not None else a.model_copy(update={"energy": bands})
+    )
+
+
+def medical(policy: P) -> P:
+    """Replace a method's changes by the set made for medical images: rescale, energy, intensity.
+
+    Numbers and sizes of the views stay. The image is shrunk to .1 to .7 of its length, its energy
+    bands are changed, values are taken to the power of 1.8 to 2.6, or multiplied by .9 to 1.1 and
+    shifted by up to a fifth of the range; then a crop is cut at random. How often each change is
+    made is not published: here in half of the views.
+
+    Args:
+        policy: A method's policy of random crops, of which each crop is cut from one image.
+
+    Raises:
+        ConfigError: The policy has no random views, or cuts crops into patches.
+
+    Source: Ghesu et al., 2022, arXiv:2201.01283, section III-C.
+    """
+    _check_random(policy)
+    if not isinstance(policy, TwoCrops | MultiCrop):
+        raise ConfigError(
+            f"The medical set is for TwoCrops and MultiCrop, got {type(policy).__name__}; keep the"
+            " method's own views."
+        )
+    augment = Augment(
+        energy=EnergyBands(),
+        intensity=Intensity(
+            brightness=0.1,
+            shift=0.2,
+            jitter_probability=0.5,
+            gamma=(1.8, 2.6),
+            gamma_draw="value",
+            gamma_probability=0.5,
+        ),
+    )
+    return each_augment(policy, lambda _: augment).model_copy(update={"rescale": (0.1, 0.7)})  # type: ignore[return-value]
+
+
+def _check_random(policy: Config) -> None:
+    if isinstance(policy, EvalView):
+        raise ConfigError(
+            "This method sees every image as it is, so there is no random view to change; write"
+            " views with random crops, or leave the change out."
+        )
 
 
 def two_crops_for_small_images(policy: TwoCrops, side: int) -> TwoCrops:

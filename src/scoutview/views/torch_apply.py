@@ -32,7 +32,7 @@ def apply_batch(images: Tensor, params: Sequence[ViewParams]) -> Tensor:
         The views, (B, C, *size) float32 in [0, 1], on the images' device.
 
     Raises:
-        DataError: Counts, sizes or dimensions do not agree.
+        DataError: Counts, sizes or dimensions do not agree, or a view changes energy bands.
     """
     ndim = images.ndim - 2
     if len(params) != len(images) or len({p.size for p in params}) != 1:
@@ -42,6 +42,11 @@ def apply_batch(images: Tensor, params: Sequence[ViewParams]) -> Tensor:
         )
     if len(params[0].size) != ndim:
         raise DataError(f"Views of size {params[0].size} cannot come from {ndim}-D images.")
+    if any(p.energy is not None for p in params):
+        raise DataError(
+            "Energy bands change whole images on the CPU; make the views there (views.apply,"
+            " views_on = cpu)."
+        )
     with torch.autocast(images.device.type, enabled=False):
         views = _sample(as_unit(images), params)
         means = views.flatten(1).mean(1)  # (B,)
@@ -164,10 +169,11 @@ def _blur_along(views: Tensor, kernels: Tensor, axis: int) -> Tensor:
 
 
 def _change(views: Tensor, params: Sequence[ViewParams], means: Tensor) -> Tensor:
-    """Brightness, contrast, gamma, solarise and noise, each only if some view has it."""
+    """Brightness, contrast, shift, gamma, solarise and noise, each only if some view has it."""
     scale = _column([p.brightness * p.contrast for p in params], views)
     shift = _column([p.brightness * (1 - p.contrast) for p in params], views)
-    views = (views * scale + shift * means.reshape(scale.shape)).clamp(0, 1)
+    added = _column([p.shift for p in params], views)
+    views = (views * scale + shift * means.reshape(scale.shape) + added).clamp(0, 1)
     if any(p.gamma != 1 for p in params):
         views = views ** _column([p.gamma for p in params], views)
     if any(p.solarise is not None for p in params):
