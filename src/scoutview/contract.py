@@ -42,8 +42,8 @@ class StepOutput:
     logs: dict[str, Tensor] = field(default_factory=dict)
     """Detached scalars on the device; the loop reads them every few steps, never in between."""
     features: Tensor | None = None
-    """Backbone features of the first view, (B, D), with their graph, so that hybrid training can put
-    a label head on them without a second pass. Who only looks at them detaches them."""
+    """Backbone features of the first view, (B, D), with their graph: hybrid training puts a label
+    head on them without a second pass. Who only looks at them detaches them."""
 
 
 @dataclass(frozen=True)

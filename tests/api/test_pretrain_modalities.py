@@ -1,6 +1,7 @@
 """Pre-training on several modalities and beside labels: what is checked, and that it runs."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 from tests.cohorts import TINY, radiograph_cohort
 from tests.index.dicoms import dataset
+from tests.processes import run_ranks
 from tests.store.conftest import texture
 
 import scoutview.api.pretrain as module
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
+from scoutview.api.store import store
 from scoutview.base.errors import ConfigError
 from scoutview.index.config import IndexConfig
 from scoutview.methods.hybrid import HybridConfig
@@ -134,6 +137,42 @@ def test_one_image_of_a_modality__is_refused(tmp_path):
         with pytest.raises(ConfigError, match=r"at least 2 training images.*US has 1"):
             pretrain(cohort, name, tmp_path / "run", config=chosen, settings=settings)
         assert not (tmp_path / "run").exists()
+
+
+def as_rank(cohort, folder, devices):
+    """Pre-train as one of the processes of a group that stands already, or alone."""
+    torch.set_num_threads(1)
+    if devices > 1:
+        rank = str(torch.distributed.get_rank())
+        os.environ |= {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": str(devices),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "0",
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+    chosen = config(
+        devices=devices, precision="64-true", batch_size=12, samples=36,
+        data={"where": "modality != 'CT'"},
+    )  # fmt: skip
+    settings = per_modality(queue_length=6, queue_from_epoch=0, frozen_epochs=0.0)
+    return pretrain(cohort, "swav", folder, config=chosen, settings=settings)
+
+
+@pytest.mark.ddp
+def test_per_modality__two_processes_equal_one(mixed, tmp_path):
+    store(mixed)
+    run_ranks(as_rank, 2, mixed, tmp_path / "two", 2)
+    as_rank(mixed, tmp_path / "one", 1)
+    one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))
+    np.testing.assert_allclose(one.metrics()["loss"], two.metrics()["loss"], rtol=3e-7)
+    left, right = (latest_checkpoint(run.checkpoints).tensors for run in (one, two))
+    for name in ("prototypes", "queues.0.rows", "queues.3.rows"):
+        torch.testing.assert_close(
+            right[f"model.{name}"], left[f"model.{name}"], rtol=1e-6, atol=1e-8, msg=name
+        )
+    assert left["model.queues.3.rows"].abs().sum() > 0
 
 
 # --- hybrid ----------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ class Batch:
     image_keys: Tensor
     """First 63 bits of each image's id, (B,) int64: the address of its randomness."""
     groups: Tensor
-    """Modality group of each image, (B,) int64."""
+    """Modality group of each image, (B,) int64; in pre-training in [0, groups of the training set).
+    """
     targets: Tensor | None = None
     """Classes (B,) int64, or multi-label (B, L) float32; `IGNORE` where missing."""
     masks: list[Tensor] = field(default_factory=list)
