@@ -33,6 +33,7 @@ def insdis(case: Case) -> Outputs:
             "bank_momentum": 1 - a["momentum"],  # the reference's is the weight of the old row
             "proximal_weight": 0,
             "epsilon": 1e-7,
+            "z_epochs": 0,
         }
     )
     method = InsDis(Vectors(dim), config, dataset_size=images).double()

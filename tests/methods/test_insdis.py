@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,8 +43,13 @@ def test_loss__is_the_paper_nce_with_the_proximal_term():
 
 def test_forward__draws_no_image_of_the_batch(monkeypatch):
     insdis, seen = method(images=12, negatives=500), []
-    inner = insdis.loss
-    monkeypatch.setattr(insdis, "loss", lambda q, r, d: (seen.append(d), inner(q, r, d))[1])
+    inner = insdis.bank.sample
+
+    def sample(*arguments, **named):
+        seen.append(inner(*arguments, **named))
+        return seen[-1]
+
+    monkeypatch.setattr(insdis.bank, "sample", sample)
     for step in range(3):
         insdis(make_batch("insdis", 8), progress(step))
     assert all(set(drawn.tolist()) == {8, 9, 10, 11} for drawn in seen)
@@ -72,6 +78,22 @@ def test_accumulated_parts__are_all_stored_and_share_one_z():
     insdis.after_update(progress(0))
     assert torch.equal(insdis.constant.log_z, first)
     assert not insdis._new
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_z__is_measured_anew_until_its_epochs_are_over(epochs):
+    insdis, seen = method(z_epochs=epochs), []
+    for epoch in range(5):
+        insdis(make_batch("insdis", 4, seed=epoch), progress(epoch))  # one step an epoch
+        insdis.after_update(progress(epoch))
+        seen.append(float(insdis.constant.log_z))
+    changes = [a != b for a, b in pairwise(seen)]
+    assert changes == [epoch + 1 < epochs for epoch in range(4)]
+
+
+def test_preflight__warns_of_a_z_from_random_rows():
+    assert "runs away" in InsDisConfig(z_epochs=0).preflight(4708, 256)[1][0]
+    assert InsDisConfig().preflight(4708, 256)[1] == []
 
 
 def test_chance_loss__is_what_equal_rows_give():

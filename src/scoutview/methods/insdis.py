@@ -58,6 +58,9 @@ class InsDisConfig(MethodConfig):
     average of the published code."""
     epsilon: float = Field(default=0.0, ge=0)
     """Added to the denominators of "nce"; the published code has 1e-7."""
+    z_epochs: int = Field(default=1, ge=0)
+    """Epochs at the start in which every step measures Z anew, while random rows are still in the
+    bank; then it is fixed. 0 fixes it on the first batch (published code)."""
     shard_bank: bool = False
     """Spread the bank over the processes: less memory for each, more traffic."""
     optimizer: OptimizerConfig = SGDConfig(lr=0.03, weight_decay=1e-4, decay_excluded=True)
@@ -67,6 +70,12 @@ class InsDisConfig(MethodConfig):
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["InsDisConfig", list[str]]:
         """Keep the negatives within the images outside the batch."""
+        notes = []
+        if self.loss == "nce" and self.z_epochs == 0:
+            notes.append(
+                "z_epochs = 0 measures Z on a bank of random rows; the loss runs away on small data"
+                " sets, where real features soon replace them; leave z_epochs at 1 there."
+            )
         if self.loss == "full_softmax":
             if self.shard_bank:
                 raise ConfigError(
@@ -74,7 +83,8 @@ class InsDisConfig(MethodConfig):
                     " sharded; set shard_bank to false or choose another loss."
                 )
             return self, []
-        return lowered_negatives(self, dataset_size, batch_size)
+        config, more = lowered_negatives(self, dataset_size, batch_size)
+        return config, notes + more
 
 
 class InsDis(Objective):
@@ -97,11 +107,13 @@ class InsDis(Objective):
         if self.config.loss != "full_softmax":
             count = self.config.negatives
             drawn = self.bank.sample(count, step=progress.step, avoid=batch.rows)  # (K,)
-        loss, logs = self.loss(query, batch.rows, drawn)
+        loss, logs = self.loss(
+            query, batch.rows, drawn, measure=progress.epoch < self.config.z_epochs
+        )
         return StepOutput(loss, logs, features)
 
     def loss(
-        self, query: Tensor, rows: Tensor, drawn: Tensor | None
+        self, query: Tensor, rows: Tensor, drawn: Tensor | None, *, measure: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare features with the bank and remember them for it.
 
@@ -109,6 +121,7 @@ class InsDis(Objective):
             query: Unit vectors, (B, output_dim).
             rows: Rows of the images, (B,).
             drawn: Rows of the negatives, (K,) or (B, K); None with "full_softmax".
+            measure: Measure Z anew.
 
         Returns:
             Loss, scalar, and logs.
@@ -125,14 +138,14 @@ class InsDis(Objective):
             chance = math.log(1 + drawn.shape[-1])
             return loss, {"chance_loss": torch.full_like(loss.detach(), chance)}
         logits = bank_logits(query, old, negatives, temperature=config.temperature)  # (B, 1 + K)
-        log_z = self.constant(logits, images=len(self.bank))
+        log_z = self.constant(logits, images=len(self.bank), anew=measure)
         nce = constant_nce(logits, log_z, images=len(self.bank), epsilon=config.epsilon)
         proximal = (query - old).square().sum(dim=1).mean()
         logs = {"nce": nce.detach(), "proximal": proximal.detach(), "log_z": log_z}
         return nce + config.proximal_weight * proximal, logs
 
     def after_update(self, progress: Progress) -> None:
-        """Write the features of the step to the bank and fix Z after the first one."""
+        """Write the features of the step to the bank and keep the Z that was measured."""
         for rows, values in self._new:  # one entry per accumulated part
             self.bank.write(rows, values, momentum=self.config.bank_momentum)
         self._new.clear()

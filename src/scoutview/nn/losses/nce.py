@@ -64,7 +64,7 @@ def constant_nce(logits: Tensor, log_z: Tensor, *, images: int, epsilon: float =
 
 
 class ConstantZ(nn.Module):
-    """The constant Z of `constant_nce`: measured on the first batch, then fixed.
+    """The constant Z of `constant_nce`: measured on the first batch or batches, then fixed.
 
     Source: Wu et al., 2018, arXiv:1805.01978, eq. 8.
     """
@@ -77,22 +77,23 @@ class ConstantZ(nn.Module):
         self._measured: Tensor | None = None
         self._fixed, self._seen = False, (-1, -1)
 
-    def forward(self, logits: Tensor, *, images: int) -> Tensor:
+    def forward(self, logits: Tensor, *, images: int, anew: bool = False) -> Tensor:
         """Give log Z; the first time, measure it as N times the mean of exp over all processes.
 
         Args:
             logits: Similarities over the temperature, (B, 1 + K).
             images: Images in the training set, N.
+            anew: Measure it again, in this step too.
 
         Returns:
             log Z, scalar without gradient.
         """
         seen = (id(self.log_z), self.log_z._version)
-        if seen != self._seen:  # new, or somebody loaded a checkpoint into the buffer
+        if not anew and seen != self._seen:  # new, or somebody loaded a checkpoint into the buffer
             self._fixed, self._seen = bool(self.log_z.isfinite()), seen
-        if self._fixed:
+        if self._fixed and not anew:
             return self.log_z
-        if self._measured is None:  # a part of the first step that comes later takes it as it is
+        if self._measured is None:  # a later part of the same step takes it as it is
             own = logits.detach().flatten().logsumexp(dim=0, keepdim=True)  # (1,)
             count = logits.numel() * world_size()
             log_mean = all_gather(own).logsumexp(dim=0) - math.log(count)
