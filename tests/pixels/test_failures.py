@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from scoutview.index.build import build_cohort
@@ -25,7 +26,6 @@ RADIOGRAPH = Path(__file__).parents[1] / "assets" / "rasters" / "radiograph.png"
 MACHINE = [
     MemoryError(),
     OSError(errno.EMFILE, "Too many open files"),
-    OSError(errno.EIO, "Input/output error"),
     OSError(errno.ESTALE, "Stale file handle"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     RuntimeError("can't start new thread"),
@@ -47,6 +47,7 @@ def test_pass_on__raises_what_no_file_can_cause(error):
     "error",
     [
         FileNotFoundError(errno.ENOENT, "No such file"),
+        OSError(errno.EIO, "Input/output error"),  # a bad sector below one file
         PermissionError(errno.EACCES, "Permission denied"),
         OSError("image file is truncated"),
         ValueError("bad header"),
@@ -95,6 +96,27 @@ def sources(tmp_path):
     folder.mkdir()
     shutil.copy(RADIOGRAPH, folder)
     return folder
+
+
+def test_index__lists_a_bad_sector_and_tries_the_file_again(sources, monkeypatch):
+    shutil.copy(RADIOGRAPH, sources / "second.png")
+    healthy = probe.probe_raster
+
+    def fails(*arguments):
+        if "second" in str(arguments):
+            raise OSError(errno.EIO, "Input/output error")
+        return healthy(*arguments)
+
+    out, config = sources.parent / "cohort", IndexConfig(workers=1)
+    monkeypatch.setattr(probe, "probe_raster", fails)
+    for _ in range(2):  # it stays listed, once, as long as it cannot be read
+        cohort = build_cohort([sources], out, config)
+        assert len(cohort.table) == 1
+        assert list(pd.read_csv(out / "problems.csv")["reason"]) == ["unreadable"]
+    monkeypatch.undo()
+    cohort = build_cohort([sources], out, config)
+    assert len(cohort.table) == 2
+    assert cohort.content["counts"]["problems"] == {}
 
 
 @pytest.mark.parametrize("error", MACHINE, ids=named)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -208,7 +209,9 @@ def _read_signatures(path: Path) -> Signatures:
     if path.suffix == ".arrow":
         table = read_part(path)
     else:
-        table = pq.read_table(path, columns=["signature"], use_threads=False)
+        columns = ["signature", "reason"]
+        table = pq.read_table(path, columns=columns, use_threads=False)
+        table = table.filter(pc.not_equal(table["reason"], "unreadable"))  # tried again every time
     values = np.unique(table.column("signature").to_numpy())
     return np.asarray(values[values != 0], dtype=np.int64)
 
@@ -301,11 +304,10 @@ def _kept(previous: Path | None, sources: Sequence[Path], seen: Signatures) -> I
     """Yield the rows of files that still exist, each file once."""
     old = _read_signatures(previous) if previous else np.empty(0, dtype=np.int64)
     for source in sources:
-        # A build that was killed after writing the table has left parts that it contains.
-        taken = np.empty(0, dtype=np.int64) if source is previous else old
         for table in _tables(source):
             here = table.column("signature").to_numpy()
-            kept = _isin(here, seen) & ~_isin(here, taken)
+            # A build that was killed after writing the table has left parts that it contains.
+            kept = _isin(here, seen) & (_isin(here, old) == (source is previous))
             yield table if kept.all() else table.filter(kept)
 
 

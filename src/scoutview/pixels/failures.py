@@ -1,7 +1,7 @@
 """Whose fault a failed read is: the file's becomes a problem, the machine's must be heard.
 
-A file that counts as damaged is not read again before it changes, so a full memory or a lost disk
-must never count as one.
+A file that counts as damaged is not read again before it changes, so a full memory must never count
+as one. A bad sector (EIO) is one file's; what cannot be read is tried again by the next index.
 """
 
 import errno
@@ -18,16 +18,16 @@ _OF_THE_FILE: Final = frozenset(
     (
         None,  # raised by a decoder, not by the system
         errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
-        errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO, errno.EFBIG, errno.EOVERFLOW,
+        errno.ENAMETOOLONG, errno.EINVAL, errno.EIO, errno.ENXIO, errno.EFBIG, errno.EOVERFLOW,
     )
 )  # fmt: skip
-"""What the system says of one file; everything else (no handles, no disk) it says of itself."""
+"""What the system says of one file; everything else (no handles, no room) it says of itself."""
 
 _NO_THREAD: Final = "can't start new thread"
 
 
 def pass_on(error: BaseException) -> None:
-    """Raise an error again if no file can cause it: no memory, handles, threads, or disk.
+    """Raise an error again if no file can cause it: no memory, handles, threads, or room.
 
     A request for more memory than the machine has at all was made by the file, whatever is free.
 
