@@ -21,6 +21,7 @@ from tests.golden.adapters_dense import pixpro
 from tests.golden.adapters_energy import philipsen
 from tests.golden.adapters_in_batch import moco, moco_v3, simsiam, vicreg
 from tests.golden.adapters_interclr import interclr
+from tests.golden.adapters_schedules import schedule
 from tests.golden.case import (
     Case,
     MissingError,
@@ -43,7 +44,6 @@ from scoutview.nn.losses.swapped import prototype_scores
 from scoutview.nn.probe_solvers import knn_votes
 from scoutview.nn.teacher import cosine_momentum, update_teacher
 from scoutview.stats.delong import delong, paired_log10_p
-from scoutview.train import schedules
 from scoutview.train.optimizers import LARS, lars_form
 
 ROOT = Path(os.environ.get("SCOUTVIEW_GOLDEN") or Path(__file__).parent)
@@ -222,69 +222,6 @@ def lars(case: Case) -> dict[str, Any]:
     return {name: torch.stack(values) for name, values in after.items()}
 
 
-def schedule_swav(a: dict[str, Any], step: int) -> float:
-    return schedules.swav_lr(
-        step,
-        base_lr=a["base_lr"],
-        final_lr=a["final_lr"],
-        start_warmup=a["start_warmup"],
-        warmup_steps=a["warmup_epochs"] * a["steps_per_epoch"],
-        total=a["epochs"] * a["steps_per_epoch"],
-    )
-
-
-def schedule_sgdr(a: dict[str, Any], step: int) -> float:
-    return schedules.sgdr_lr(
-        step, lr=a["lr"], first_period=a["T_0"], multiplier=a["T_mult"], eta_min=a["eta_min"]
-    )
-
-
-def schedule_lovt(a: dict[str, Any], step: int) -> float:
-    return schedules.lovt_cyclic_cosine(step, lr=a["lr"], period=a["T_max"], eta_min=a["eta_min"])
-
-
-def schedule_barlow_twins(a: dict[str, Any], step: int) -> list[float]:
-    return [schedules.barlow_twins_lr(step, base_lr=base, **a) for base in (0.2, 0.0048)]
-
-
-def schedule_moco_v3(a: dict[str, Any], epoch: float) -> float:
-    return schedules.moco_v3_lr(epoch, lr=a["lr"], epochs=a["epochs"], warmup=a["warmup"])
-
-
-SCHEDULES: dict[frozenset[str], Callable[[dict[str, Any], Any], Any]] = {
-    frozenset({"epochs", "steps_per_epoch", "batch_size"}): schedule_barlow_twins,
-    frozenset({"batch_size", "base_lr", "total_steps", "warmup_steps"}): (
-        lambda a, step: schedules.byol_lr(step, **a)
-    ),
-    frozenset({"lr", "T_max", "eta_min"}): schedule_lovt,
-    frozenset({"lr", "epochs", "cycles"}): (
-        lambda a, step: schedules.snapshot_cyclic_cosine(step, **a)
-    ),
-    frozenset({"lr", "epochs", "cos", "schedule"}): (
-        lambda a, epoch: schedules.moco_lr(epoch, **a)
-    ),
-    frozenset({"lr", "epochs", "warmup", "m"}): schedule_moco_v3,
-    frozenset({"lr", "T_0", "T_mult", "eta_min"}): schedule_sgdr,
-    frozenset(
-        {"base_lr", "final_lr", "start_warmup", "warmup_epochs", "epochs", "steps_per_epoch"}
-    ): schedule_swav,
-}
-"""Schedules by the names of their arguments, which a further case shares with an existing one."""
-
-
-def schedule(case: Case) -> dict[str, Any]:
-    a = case.arguments
-    function = SCHEDULES.get(frozenset(a))
-    if function is None:
-        raise MissingError(f"a schedule with the arguments {sorted(a)}")
-    steps = case.ins["steps"].tolist()
-    out = {"lr": np.array([function(a, step) for step in steps])}
-    if "momentum" in case.outs:
-        found = [cosine_momentum(a["m"], step / a["epochs"]) for step in steps]
-        out["momentum"] = np.array(found)
-    return out
-
-
 def knn(case: Case) -> dict[str, Any]:
     a, ins = case.arguments, case.ins
     targets = nn.functional.one_hot(ins["train_labels"], a["classes"])
@@ -322,10 +259,10 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
     "barlow_twins": ("barlow_twins", barlow_twins),
     "swav": ("swav", swav),
     "pixpro": ("pixpro", pixpro),
+    "interclr": ("npid_v2_interclr moco_v2_interclr byol_interclr", interclr),
     "deepcluster_v2": ("deepcluster_v2", deepcluster_v2),
     "pcl": ("pcl_v1 pcl_v2", pcl),
     "sela": ("sela_v2", sela),
-    "interclr": ("npid_v2_interclr moco_v2_interclr byol_interclr", interclr),
     "philipsen": ("views.energy_bands", philipsen),
     "lars": ("train.optimizers", lars),
     "schedules": ("train.schedules", schedule),
