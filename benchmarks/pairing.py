@@ -200,10 +200,10 @@ def finish(report: Report, out: str | None = None) -> Report:
     return report
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(description: str | None, *, written: str = "JSON") -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--out", help="write the report as JSON to this file")
+    made.add_argument("--out", help=f"write the report as {written} to this file")
     made.add_argument("--rounds", type=int, default=9)
     made.add_argument("--quick", action="store_true", help="smaller sizes, for frequent runs")
     return made

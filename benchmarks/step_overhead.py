@@ -1,216 +1,250 @@
-"""Our whole training step beside a bare forward, backward and optimiser step of the same networks.
+"""Our whole training step of every method beside a bare step of the same networks.
 
 Ours is `train.loop.fit` itself, with metrics, collapse monitor and progress, fed with one resident
-batch: everything but the data. The floor runs the same networks (backbone, heads, teacher) on the
-same views, weighs their outputs, goes backward and steps the same fused SGD. ResNet-18, 64 x 64,
-3 channels, batch 64, two views.
+batch: everything but the data. ResNet-18, 64 x 64, 3 channels, batch 64, 131,072 images; multi-crop
+methods see their large crops only.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/step_overhead.py --out step_overhead.json
+The floor is recorded, not written: one forward pass of the method says which networks it calls, on
+what, and with or without gradient. The floor makes the same calls, goes backward from fixed
+gradients of their results, and steps the same fused SGD. So it contains
+
+- one network (simclr, barlow_twins, vicreg, ...): the views through backbone and projector, and
+  through the predictor where there is one (simsiam), together or one by one as the method has it;
+- teacher (moco_v1 to v3, byol, infomin, dino, pcl, ...): also the teacher's networks without
+  gradient, on the views that it sees;
+- bank (insdis, npid_v2): one view through backbone and projector;
+- patches (pirl, infomin): also nine patches through backbone and jigsaw head;
+- clusters (swav, deepcluster_v2, sela_v2): the crops through backbone and projector, not the
+  products with prototypes; DINO's last layer is a layer of its head, so it is in;
+- dense (pixpro): maps of both networks, projections of all places and their propagation;
+
+and never queue, bank, sampling, clustering, loss, or the teacher's update. InterCLR methods are
+also measured beside the whole step of the method that they extend.
+
+Run: OMP_NUM_THREADS=1 python -m benchmarks.step_overhead --out step_overhead.json
 """
 
 import copy
 import json
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from benchmarks.pairing import Report, finish, paired, parser
+from benchmarks.pairing import Ratio, Report, finish, paired, parser
+from benchmarks.resident import (
+    FULL,
+    QUICK,
+    SGD,
+    Loop,
+    Scale,
+    extended,
+    first_step,
+    keep_memory,
+    make_batch,
+    make_objective,
+    self_supervised,
+    settings,
+)
 from torch import Tensor, nn
 
 from scoutview.contract import Objective
 from scoutview.data.batch import Batch
-from scoutview.methods import build, config_class
-from scoutview.methods.config import MethodConfig
-from scoutview.nn.backbones import BackboneConfig, build_backbone
-from scoutview.nn.optim_config import SGDConfig
-from scoutview.results.run import RunFolder
-from scoutview.train.config import FitConfig
-from scoutview.train.devices import start_fabric
-from scoutview.train.loop import fit
-from scoutview.train.monitor import CollapseMonitor
+from scoutview.methods.inter_branch import InterConfig
 from scoutview.train.optimizers import build_optimizer
-from scoutview.views.policy import MultiCrop
 
-DATASET = 131_072
 MOST = {"simclr": 1.02, "byol": 1.02, "barlow_twins": 1.02, "moco_v2": 1.03, "swav": 1.12}
-"""Bars: time of our step over the floor's."""
-SGD = SGDConfig(lr=0.003, lr_per=None)
-Floor = Callable[[nn.Module, Batch], Tensor]
+"""Bars: time of our step over the floor's; the other methods' are stated."""
+MOST_OVER_BASE = 1.15
+"""Bar: time of a step of InterCLR over that of the method which it extends."""
 
 
-def settings(name: str, size: int) -> MethodConfig:
-    kind = config_class(name)
-    if name == "swav":
-        views = MultiCrop(counts=(2,), sizes=(size,), scales=((0.14, 1.0),))
-        return kind(views=views, prototypes=3000, queue_length=3840, queue_from_epoch=0)
-    if name == "barlow_twins":
-        return kind(hidden_dim=2048, output_dim=2048)  # 8,192 would hide the rest on one core
-    return kind()
+@dataclass(frozen=True)
+class Call:
+    """One call of a network."""
+
+    name: str
+    part: nn.Module
+    inputs: tuple[Any, ...]
+    options: dict[str, Any]
+    gradient: bool
+    source: int | None
+    """The earlier call whose result is the first input."""
+
+    def made(self, results: list[Tensor]) -> Tensor:
+        """Make it again."""
+        first = self.inputs[0] if self.source is None else results[self.source]
+        with torch.set_grad_enabled(self.gradient):
+            out: Tensor = self.part(first, *self.inputs[1:], **self.options)
+        return out
 
 
-def bare_loss(outputs: Tensor) -> Tensor:
-    """A loss of fixed random weights: a plain sum has no gradient through batch norm."""
-    generator = torch.Generator().manual_seed(0)
-    return (outputs * torch.randn(outputs.shape, generator=generator)).mean()
+def networks(objective: Objective) -> dict[nn.Module, str]:
+    """Name the network that each module with or within parameters belongs to."""
+    found: dict[nn.Module, str] = {}
+    for name, child in objective.named_children():
+        if isinstance(child, Objective):
+            found |= networks(child)
+        elif any(True for _ in child.parameters()):
+            found |= dict.fromkeys(child.modules(), name)
+    return found
 
 
-def both_views(m: nn.Module, batch: Batch) -> Tensor:
-    return bare_loss(m.projector(m.backbone(torch.cat(batch.views))))
+@contextmanager
+def recorded(objective: Objective) -> Iterator[list[Call]]:
+    """Collect the outermost calls of networks that are made within the block."""
+    calls: list[Call] = []
+    results: dict[int, tuple[int, Tensor]] = {}  # by identity; holding them keeps it theirs
+    inside: list[nn.Module] = []
+    known = networks(objective)
+
+    def begin(part: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if not inside:
+            source, _ = results.get(id(inputs[0]), (None, None))
+            given = tuple(_leaf(value) for value in inputs)
+            calls.append(Call(known[part], part, given, options, torch.is_grad_enabled(), source))
+        inside.append(part)
+
+    def end(part: nn.Module, inputs: tuple[Any, ...], result: Tensor) -> None:
+        inside.pop()
+        if not inside:
+            results[id(result)] = (len(calls) - 1, result)
+
+    handles = [part.register_forward_pre_hook(begin, with_kwargs=True) for part in known]
+    handles += [part.register_forward_hook(end) for part in known]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def views_alone(m: nn.Module, batch: Batch) -> Tensor:
-    return sum(bare_loss(m.projector(m.backbone(view))) for view in batch.views)
+def _leaf(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().clone().requires_grad_(value.requires_grad)
 
 
-def student_and_teacher(m: nn.Module, batch: Batch) -> Tensor:
-    total = sum(bare_loss(m.predictor(m.projector(m.backbone(v)))) for v in batch.views)
-    with torch.no_grad():
-        for view in batch.views:
-            m.teacher_projector(m.teacher_backbone(view))
-    return total
+class Floor:
+    """The calls of one step of a method, backward and optimiser step."""
 
+    def __init__(self, objective: Objective, batch: Batch, scale: Scale) -> None:
+        with recorded(objective) as self.calls:
+            output = objective(batch, first_step(scale))
+        output.loss.backward()
+        trained = self._with_gradient(objective)
+        objective.zero_grad(set_to_none=True)
+        followed = {call.source for call in self.calls}
+        self._ends = [i for i, c in enumerate(self.calls) if c.gradient and i not in followed]
+        self._leaves = [v for c in self.calls for v in c.inputs if isinstance(v, Tensor)]
+        self._seeds: list[Tensor] = []
+        self._backward()
+        self.left_out = sorted(trained - self._with_gradient(objective))
+        """Parameters that the method trains and the floor does not."""
+        self._optimizer = build_optimizer(objective, SGD, batch_size=scale.images)
+        self._clear()
 
-def query_and_key(m: nn.Module, batch: Batch) -> Tensor:
-    with torch.no_grad():
-        m.teacher_projector(m.teacher_backbone(batch.views[1]))
-    return bare_loss(m.projector(m.backbone(batch.views[0])))
+    @staticmethod
+    def _with_gradient(objective: Objective) -> set[str]:
+        return {name for name, p in objective.named_parameters() if p.grad is not None}
 
+    def _backward(self) -> None:
+        results: list[Tensor] = []
+        for call in self.calls:
+            results.append(call.made(results))
+        ends = [results[i] for i in self._ends]
+        # A plain sum has no gradient through batch norm.
+        self._seeds = self._seeds or [torch.randn_like(end) / end.numel() for end in ends]
+        torch.autograd.backward(ends, self._seeds)
 
-FLOORS: dict[str, Floor] = {
-    "simclr": both_views,
-    "byol": student_and_teacher,
-    "barlow_twins": views_alone,
-    "moco_v2": query_and_key,
-    "swav": both_views,
-}
+    def _clear(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        for leaf in self._leaves:
+            leaf.grad = None
 
-
-class Resident:
-    """Hands out one batch, and stops the loop until the clock allows the next steps."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._allowed = threading.Semaphore(0)
-        self._asked = threading.Semaphore(0)
-
-    def batches(self, start: int) -> Iterator[Batch]:
-        """See `train.loop.Source`."""
-        while True:
-            self._asked.release()
-            self._allowed.acquire()
-            yield self._batch
-
-    def sweep(self) -> Iterator[Batch]:
-        """See `train.loop.Source`."""
-        yield self._batch
-
-    def ready(self) -> None:
-        """Wait until the loop wants its first batch."""
-        self._asked.acquire()
-
-    def steps(self, count: int) -> float:
-        """Let the loop do some steps and wait for the last one to end."""
-        for _ in range(count):
-            self._allowed.release()
-            self._asked.acquire()
-        return count
-
-
-def make_batch(size: int, images: int) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    views = [torch.randn(images, 3, size, size, generator=generator) for _ in range(2)]
-    rows = torch.arange(images)
-    return Batch(views, [], rows, rows, torch.zeros_like(rows))
-
-
-def make_objective(name: str, size: int) -> Objective:
-    torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name="resnet18", in_channels=3))
-    return build(name, backbone, settings(name, size), dataset_size=DATASET)
-
-
-def measure(name: str, rounds: int, quick: bool) -> Report:
-    size, images = (32, 16) if quick else (64, 64)
-    batch = make_batch(size, images)
-    objective = make_objective(name, size)
-    bare = copy.deepcopy(objective)
-    total = (rounds + 2) * 2 + 1  # each round runs ours twice: once as its own control
-    config = FitConfig(
-        samples=total * images,
-        batch_size=images,
-        optimizer=SGD,
-        accelerator="cpu",
-        channels_last=False,
-        checkpoint_every=None,
-        progress=False,
-    )
-    optimizer = build_optimizer(bare, SGD, batch_size=images)
-
-    def floor() -> float:
-        loss = FLOORS[name](bare, batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    def step(self) -> float:
+        """Do one step."""
+        self._backward()
+        self._optimizer.step()
+        self._clear()
         return 1
 
-    source = Resident(batch)
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder.create(Path(folder) / "run", {}, {})
-        loop = threading.Thread(
-            target=fit,
-            args=(objective, source, config, run),
-            kwargs={
-                "fabric": start_fabric(config),
-                "dataset_size": DATASET,
-                "monitor": CollapseMonitor(batch_size=images, dataset_size=DATASET),
-            },
-        )
-        loop.start()
-        source.ready()
-        if name == "swav":  # only a full queue costs what a full queue costs
-            fill(objective)
-        report = paired(
+    def text(self) -> str:
+        """Name the calls; the layers of one pass count as one."""
+        told = []
+        for number, call in enumerate(self.calls):
+            before = self.calls[number - 1].name if call.source == number - 1 else ""
+            if call.name != before:
+                how = "" if call.gradient else " without gradient"
+                told.append(f"{call.name} {tuple(call.inputs[0].shape)}{how}")
+        return ", ".join(told)
+
+
+def measure(name: str, rounds: int, scale: Scale) -> Report:
+    config = settings(name, scale)
+    batch = make_batch(config, scale)
+    objective = make_objective(name, config, scale)
+    floor = Floor(copy.deepcopy(objective), batch, scale)
+    facts: dict[str, Any] = {"floor": floor.text()}
+    if floor.left_out:
+        facts["trained, but not in the floor"] = ", ".join(floor.left_out)
+    targets = {"bare": 1 / MOST[name]} if name in MOST else {}
+    with ExitStack() as loops:
+        ours = loops.enter_context(Loop(objective, batch, scale))
+        sides = {"ours": ours.step, "bare": floor.step}
+        if isinstance(config, InterConfig):
+            base, its = extended(config)
+            other = make_objective(base, its, scale)
+            sides[base] = loops.enter_context(Loop(other, batch, scale)).step
+            targets[base] = 1 / MOST_OVER_BASE
+        return paired(
             f"step_overhead {name}",
-            f"training steps, ResNet-18, {size} px, batch {images}, 2 views",
-            {"ours": lambda: source.steps(1), "bare": floor},
+            f"training steps, {scale.text()}",
+            sides,
             rounds=rounds,
-            targets={"bare": 1 / MOST[name]},
-            extra={"bar, time of ours over bare": MOST[name]},
+            targets=targets,
+            extra=facts,
         )
-        while loop.is_alive():  # the rest of the budget, so that the loop ends by itself
-            source._allowed.release()
-            loop.join(0.01)
-    return report
 
 
-def fill(objective: Objective) -> None:
-    """Fill a queue without training: random unit rows, as many as it holds."""
-    for queue in objective.queues:
-        rows = nn.functional.normalize(torch.randn(len(queue), queue.rows.shape[1]), dim=1)
-        queue.write(rows)
+def over(ratio: Ratio) -> dict[str, Any]:
+    """Turn a ratio of rates into one of times."""
+    return {"median": 1 / ratio.median, "quartiles": [1 / ratio.high, 1 / ratio.low]}
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for side, ratio in report.ratios.items():
+        bar = {"bar": 1 / report.targets[side]} if side in report.targets else {}
+        content[f"time over {side}"] = over(ratio) | bar
+    return content | {
+        "control": report.control.median,
+        "trustworthy": report.trustworthy,
+        **report.extra,
+        "machine": report.machine,
+    }
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--methods", nargs="+", default=sorted(FLOORS), choices=sorted(FLOORS))
+    known = self_supervised()
+    options.add_argument("--methods", nargs="+", default=known, choices=known)
     chosen = options.parse_args()
     torch.set_num_threads(1)
-    reports = [finish(measure(name, chosen.rounds, chosen.quick)) for name in chosen.methods]
-    if chosen.out:
-        content = {
-            report.name: {
-                "time over bare": 1 / report.ratios["bare"].median,
-                "quartiles": [1 / report.ratios["bare"].high, 1 / report.ratios["bare"].low],
-                "bar": report.extra["bar, time of ours over bare"],
-                "control": report.control.median,
-                "trustworthy": report.trustworthy,
-                "machine": report.machine,
-            }
-            for report in reports
-        }
-        Path(chosen.out).write_text(json.dumps(content, indent=2, default=str) + "\n")
+    keep_memory()
+    content = {}
+    for name in chosen.methods:
+        report = finish(measure(name, chosen.rounds, QUICK if chosen.quick else FULL))
+        for side, ratio in report.ratios.items():
+            found = over(ratio)
+            low, high = found["quartiles"]
+            bar = f" (bar {1 / report.targets[side]:.2f})" if side in report.targets else ""
+            print(f"  time over {side}: {found['median']:.3f} [{low:.3f}, {high:.3f}]{bar}\n")
+        content[report.name] = as_json(report)
+        if chosen.out:  # after every method, so that a run that is stopped leaves what it found
+            Path(chosen.out).write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 if __name__ == "__main__":
