@@ -35,7 +35,8 @@ from scoutview.train.loop import fit
 from scoutview.train.monitor import CollapseMonitor
 from scoutview.views.policy import CropsAndPatches, MultiCrop, ViewPolicy
 
-SGD = SGDConfig(lr=0.003, lr_per=None)
+SGD = SGDConfig(lr=1e-5, lr_per=None)
+"""A rate at which no loss runs away: a step takes as long at any."""
 WIDEST = 2048
 """Largest width of a projection: 8,192 (barlow_twins, vicreg) would hide the rest on one core."""
 LATER: dict[str, Any] = {
