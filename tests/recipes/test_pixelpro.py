@@ -20,6 +20,7 @@ def test_pixelpro__holds_the_numbers_of_the_study_and_survives_a_round_trip():
     assert (config.batch_size, config.epochs, config.seed) == (64, 100, 3)
     sides = [area**0.5 for area in settings.views.scale]
     assert sides == pytest.approx([0.6, 0.8])
+    assert settings.views.ratio == (1.0, 1.0)  # both sides, not the area alone
     assert Pretraining.build(recipe.model_dump(mode="json")) == recipe
 
 

@@ -39,7 +39,7 @@ def pixelpro(*, seed: int = 0, weights: str | None = None) -> Pretraining:
         )
     )
     settings = PixProConfig(
-        views=TwoCrops(size=224, scale=(0.36, 0.64), first=augment),
+        views=TwoCrops(size=224, scale=(0.36, 0.64), ratio=(1.0, 1.0), first=augment),
         hidden_dim=2048,
         output_dim=512,
         threshold=0.7,
