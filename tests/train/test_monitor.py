@@ -2,6 +2,7 @@ import pytest
 import torch
 from tests.train.toy import Toy, ToySource, toy_config
 
+from scoutview.methods import config_class
 from scoutview.nn.queues import Queue
 from scoutview.train.devices import start_fabric
 from scoutview.train.monitor import PATIENCE, REMEDIES, CollapseMonitor, feature_health, queue_size
@@ -66,6 +67,12 @@ def test_monitor__one_cluster_for_all_images_is_named():
     assert [names(alarms) for alarms in found] == [[], [], ["one_cluster"]]
     healthy = CollapseMonitor(batch_size=64, dataset_size=1000)
     assert not any(healthy.check(s, GOOD | {"largest_cluster": 0.6}) for s in range(9))
+
+
+@pytest.mark.parametrize("name", ["deepcluster_v2", "moco_v2_interclr"])
+def test_one_cluster__its_remedy_names_a_setting_that_the_method_has(name):
+    named = {word.strip(",;") for word in REMEDIES["one_cluster"].split() if "_" in word}
+    assert named & set(config_class(name).model_fields)
 
 
 def test_monitor__goes_on_from_its_state():

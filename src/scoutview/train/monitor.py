@@ -60,7 +60,8 @@ REMEDIES: Final = {
     "few_codes": "nearly all images get the same few codes; centre the outputs of the teacher"
     " (centre_momentum below 1), or raise its temperature",
     "one_cluster": "nearly all images lie in one cluster, so their labels say nothing; lower the"
-    " learning rate, use fewer clusters, or set empty_clusters to split where there is one",
+    " learning rate or use fewer clusters; where the method has them, set empty_clusters to split,"
+    " or, in online clusters, raise min_cluster and lower refresh_every",
     "batch_too_small": "too few images at once for negatives, codes or batch statistics; raise the"
     " batch size, lower accumulate, or choose a method with a queue",
     "queue_longer_than_data": "the queue holds several copies of every image, so images repel"
