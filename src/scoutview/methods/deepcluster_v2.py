@@ -20,6 +20,7 @@ from scoutview.contract import LabelSpec, Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import IGNORE, Batch
 from scoutview.methods.cluster_counts import ClusterCounts, fitted_clusters
 from scoutview.methods.config import MethodConfig
+from scoutview.methods.view_counts import check_view_numbers
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.crop_memory import CropMemory
 from scoutview.nn.heads import mlp
@@ -64,6 +65,7 @@ class DeepClusterV2Config(MethodConfig):
         self, dataset_size: int, batch_size: int
     ) -> tuple["DeepClusterV2Config", list[str]]:
         """Keep enough images for every cluster."""
+        check_view_numbers("memory_views", self.memory_views, self.views.n_views)
         return fitted_clusters(self, dataset_size)
 
 

@@ -17,6 +17,7 @@ from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered
+from scoutview.methods.view_counts import check_view_count
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.gather import all_gather, shuffled, unshuffled, world_size
 from scoutview.nn.heads import mlp
@@ -63,6 +64,12 @@ class InfoMinConfig(MethodConfig):
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["InfoMinConfig", list[str]]:
         """Keep the queue within the data, so that an image does not meet its own old key."""
+        check_view_count(
+            self.views.n_views,
+            2 + self.views.grid**2,
+            "one crop and the patches look for the key of another crop",
+            "set views.crops to 2",
+        )
         limit = max(batch_size, dataset_size // batch_size * batch_size)
         if self.queue_length < batch_size:
             raise ConfigError(

@@ -17,6 +17,7 @@ from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered_negatives
+from scoutview.methods.view_counts import check_view_count
 from scoutview.nn.backbones import Backbone
 from scoutview.nn.banks import MemoryBank
 from scoutview.nn.heads import mlp
@@ -58,7 +59,7 @@ class InsDisConfig(MethodConfig):
     average of the published code."""
     epsilon: float = Field(default=0.0, ge=0)
     """Added to the denominators of "nce"; the published code has 1e-7."""
-    z_epochs: int = Field(default=1, ge=0)
+    z_epochs: float = Field(default=1.0, ge=0)
     """Epochs at the start in which every step measures Z anew, while random rows are still in the
     bank; then it is fixed. 0 fixes it on the first batch (published code)."""
     shard_bank: bool = False
@@ -68,8 +69,18 @@ class InsDisConfig(MethodConfig):
     schedule: ScheduleConfig = StepSchedule(milestones=(120, 160), factor=0.1)
     """Learning-rate schedule."""
 
+    def first_epochs(self) -> dict[str, tuple[float, str]]:
+        """Leave half of a short training to a fixed Z."""
+        return {"z_epochs": (0.5, "Z is never fixed")} if self.loss == "nce" else {}
+
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["InsDisConfig", list[str]]:
         """Keep the negatives within the images outside the batch."""
+        check_view_count(
+            self.views.n_views,
+            1,
+            "the bank is the partner of the one crop",
+            "set views.counts to [1]",
+        )
         notes = []
         if self.loss == "nce" and self.z_epochs == 0:
             notes.append(
@@ -108,7 +119,7 @@ class InsDis(Objective):
             count = self.config.negatives
             drawn = self.bank.sample(count, step=progress.step, avoid=batch.rows)  # (K,)
         loss, logs = self.loss(
-            query, batch.rows, drawn, measure=progress.epoch < self.config.z_epochs
+            query, batch.rows, drawn, measure=progress.within(self.config.z_epochs)
         )
         return StepOutput(loss, logs, features)
 

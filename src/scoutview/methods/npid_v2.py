@@ -15,6 +15,7 @@ from torch import Tensor
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered_negatives
+from scoutview.methods.view_counts import check_view_count
 from scoutview.nn.backbones import Backbone
 from scoutview.nn.banks import MemoryBank
 from scoutview.nn.heads import mlp
@@ -52,6 +53,12 @@ class NPIDv2Config(MethodConfig):
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["NPIDv2Config", list[str]]:
         """Keep the negatives within the images outside the batch."""
+        check_view_count(
+            self.views.n_views,
+            1,
+            "the bank is the partner of the one crop",
+            "set views.counts to [1]",
+        )
         return lowered_negatives(self, dataset_size, batch_size)
 
 

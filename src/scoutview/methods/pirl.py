@@ -16,6 +16,7 @@ from torch import Tensor
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered_negatives
+from scoutview.methods.view_counts import check_view_count
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.banks import MemoryBank
 from scoutview.nn.gather import all_gather
@@ -68,6 +69,12 @@ class PIRLConfig(MethodConfig):
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["PIRLConfig", list[str]]:
         """Keep the negatives within the images outside the batch."""
+        check_view_count(
+            self.views.n_views,
+            1 + self.views.grid**2,
+            "one crop and its patches meet the bank",
+            "set views.crops to 1",
+        )
         return lowered_negatives(self, dataset_size, batch_size)
 
 

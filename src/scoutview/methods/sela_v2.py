@@ -19,6 +19,7 @@ from scoutview.contract import LabelSpec, Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import IGNORE, Batch
 from scoutview.methods.cluster_counts import ClusterCounts, fitted_clusters
 from scoutview.methods.config import MethodConfig
+from scoutview.methods.view_counts import check_view_numbers
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.crop_memory import CropMemory
 from scoutview.nn.heads import mlp
@@ -63,6 +64,7 @@ class SeLaV2Config(MethodConfig):
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["SeLaV2Config", list[str]]:
         """Keep enough images for every label."""
+        check_view_numbers("memory_views", self.memory_views, self.views.n_views)
         return fitted_clusters(self, dataset_size)
 
 

@@ -20,6 +20,7 @@ from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered
+from scoutview.methods.view_counts import check_view_numbers
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.clustering import BesideQueue, needs_log_domain, sinkhorn
 from scoutview.nn.gather import all_gather, rank, world_size
@@ -98,8 +99,16 @@ class SwAVConfig(MethodConfig):
         images = f"{name} has {sizes[name]} training images"
         return self._fitted(sizes[name], part, images, "images of each modality")
 
+    def first_epochs(self) -> dict[str, tuple[float, str]]:
+        """Leave most of a short training to the prototypes and to the queue."""
+        counted = {"frozen_epochs": (0.1, "the prototypes never change")}
+        if self.queue_length:
+            counted["queue_from_epoch"] = (0.15, "the queue is never filled")
+        return counted
+
     def _fitted(self, size: int, batch: int, why: str, what: str) -> tuple["SwAVConfig", list[str]]:
         """Fit to what is clustered together: `size` images, `batch` of them at once."""
+        check_view_numbers("assigned_views", self.assigned_views, self.views.n_views)
         if self.prototypes < 2:
             raise ConfigError(
                 f"prototypes must be at least 2 to train, got {self.prototypes}: one cluster tells"
@@ -203,8 +212,7 @@ class SwAV(Objective):
 
     def _prototypes(self, progress: Progress, modality: int) -> Tensor:
         own = self.prototypes.chunk(self.modalities)[modality]  # (K, output_dim)
-        steps_per_epoch = progress.total_steps / max(1, progress.total_epochs)
-        if progress.step < self.config.frozen_epochs * steps_per_epoch:
+        if progress.within(self.config.frozen_epochs):
             # A gradient of zero rather than none, because data-parallel training waits for one.
             return own.detach() + 0.0 * own
         return own
