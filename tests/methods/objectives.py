@@ -58,7 +58,7 @@ def small_objective(
 
 
 def views_of(config: MethodConfig, images: Tensor, seed: int) -> list[Tensor]:
-    """Noisy copies of images, (B, C, 32, 32); each smaller size of the policy halves them."""
+    """Noisy copies of images, (B, C, H, W); each smaller size of the policy halves them."""
     specs = config.views.specs(2)
     sizes = sorted({spec.size for spec in specs}, reverse=True)
     noise = torch.Generator().manual_seed(seed)
@@ -83,11 +83,13 @@ def geometry_of(config: MethodConfig, size: int) -> list[Tensor]:
     return affines
 
 
-def make_batch(name: str, size: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
+def make_batch(
+    name: str, size: int, *, seed: int = 0, dtype: torch.dtype = torch.float32, side: int = 32
+) -> Batch:
     """Smooth random images, each with its own pattern, and labels of which some are missing."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(size, 1, 4, 4, generator=generator, dtype=torch.float64)
-    images = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear").to(dtype)
+    images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").to(dtype)
     rows = torch.arange(size)
     targets = torch.randint(0, 2, (size, LABELS.outputs), generator=generator).float()
     targets[torch.rand(targets.shape, generator=generator) < 0.25] = -100.0
@@ -123,11 +125,12 @@ def sweep_of(
     *,
     images: int = 64,
     dtype: torch.dtype = torch.float32,
+    side: int = 32,
 ) -> Sweep:
     """Passes over the first images of the training set, for `between_epochs`, in two batches."""
 
     def sweep() -> Iterator[Batch]:
-        mine = part_of(make_batch(name, images, seed=7, dtype=dtype), rank, world)
+        mine = part_of(make_batch(name, images, seed=7, dtype=dtype, side=side), rank, world)
         for part in range(2):
             batch = part_of(mine, part, 2)
             yield replace(batch, views=batch.views[:1])
