@@ -126,10 +126,17 @@ def test_channels_last__gives_the_same_loss(name):
 
 @every_method
 def test_teacher_and_buffers__take_no_gradient(name):
+    """Even teachers that ask for a gradient get none: no graph passes through them."""
     objective = started(name)
+    frozen = {n: p for n, p in objective.named_parameters() if not p.requires_grad}
+    teachers = {n for n, _ in objective.named_parameters() if ".teacher_" in f".{n}"}
+    assert set(frozen) == teachers
+    for parameter in frozen.values():
+        parameter.requires_grad_(True)
     objective(make_batch(name, 8), progress(0)).loss.backward()
-    frozen = [p for p in objective.parameters() if not p.requires_grad]
-    assert all(p.grad is None for p in frozen)
+    assert [n for n, p in frozen.items() if p.grad is not None] == []
+    objective.after_update(progress(0))
+    assert [n for n, b in objective.named_buffers() if b.requires_grad] == []
 
 
 @every_method
