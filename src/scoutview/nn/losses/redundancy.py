@@ -20,12 +20,17 @@ def cross_correlation(z0: Tensor, z1: Tensor, *, eps: float = 0.0) -> Tensor:
     Returns:
         Correlations, (D, D); 0 for features that do not vary.
     """
+    x, y = _standardised(z0, z1, eps)  # (B, D) each
+    return all_sum(x.T @ y) / (len(x) * world_size())
+
+
+def _standardised(z0: Tensor, z1: Tensor, eps: float) -> Tensor:
+    """Bring every feature of both views to mean 0 and variance 1 over all processes, (2, B, D)."""
     n = len(z0) * world_size()
     z = torch.stack([z0, z1])  # (2, B, D)
     z = z - all_sum(z.sum(dim=1, keepdim=True)) / n
     variance = all_sum(z.square().sum(dim=1, keepdim=True)) / n  # (2, 1, D)
-    z = z * (variance + eps).clamp_min(1e-12).rsqrt()  # a constant feature gives 0, not NaN
-    return all_sum(z[0].T @ z[1]) / n
+    return z * (variance + eps).clamp_min(1e-12).rsqrt()  # a constant feature gives 0, not NaN
 
 
 @full_precision
@@ -43,9 +48,16 @@ def barlow_twins_loss(z0: Tensor, z1: Tensor, *, off_diagonal: float, eps: float
 
     Source: Zbontar et al., 2021, arXiv:2103.03230, eq. 1 and 2.
     """
-    c = cross_correlation(z0, z1, eps=eps)
-    diagonal = c.diagonal()
-    redundancy = c.square().sum() - diagonal.square().sum()
+    n, d = len(z0) * world_size(), z0.shape[1]
+    if n < d:
+        # The squares of x^T y, (D, D), have the sum of (x x^T) * (y y^T), (N, N), which is smaller.
+        x, y = (all_gather(z) for z in _standardised(z0, z1, eps))  # (N, D) each
+        diagonal = (x * y).sum(dim=0) / n  # (D,)
+        squares = ((x @ x.T) * (y @ y.T)).sum() / n**2
+    else:
+        c = cross_correlation(z0, z1, eps=eps)
+        diagonal, squares = c.diagonal(), c.square().sum()
+    redundancy = squares - diagonal.square().sum()
     return (diagonal - 1.0).square().sum() + off_diagonal * redundancy
 
 
