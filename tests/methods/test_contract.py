@@ -2,12 +2,14 @@
 
 import inspect
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from tests.methods.objectives import (
+    LABELS,
     make_batch,
     part_of,
     progress,
@@ -161,6 +163,22 @@ def test_preflight__makes_the_defaults_work(name, images, batch):
     assert all(isinstance(note, str) and note.endswith(".") for note in notes)
     again, _ = config.preflight(images, batch)
     assert again == config
+
+
+@every_method
+def test_preflight__leaves_defaults_that_train_on_forty_images(name):
+    """Only the widths are made small; every other default is the code's or preflight's."""
+    config, _ = config_class(name)().preflight(40, 8)
+    widths = {n: 16 for n in ("hidden_dim", "output_dim") if n in type(config).model_fields}
+    config = config.model_copy(update=widths)
+    objective = build(name, small_backbone(), config, dataset_size=40, labels=LABELS)
+    for step in range(2):
+        now = replace(progress(step), dataset_size=40)
+        objective.between_epochs(sweep_of(name, images=40), now)
+        loss = objective(make_batch(name, 8, seed=step), now).loss
+        loss.backward()
+        objective.after_update(now)
+        assert math.isfinite(float(loss.detach()))
 
 
 @every_method
