@@ -198,7 +198,7 @@ def make_batch(config: MethodConfig, scale: Scale) -> Batch:
 
 def first_step(scale: Scale) -> Progress:
     """Tell where training stands at the first step."""
-    return Progress(0, scale.steps_per_epoch, 0, 1, scale.rows)
+    return Progress(0, scale.steps_per_epoch, 0, 1, scale.rows, scale.steps_per_epoch)
 
 
 class _EnoughError(Exception):

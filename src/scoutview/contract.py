@@ -26,6 +26,17 @@ class Progress:
     total_epochs: int
     dataset_size: int
     """Images in the training set, N."""
+    steps_per_epoch: int = 1
+    """Whole batches in the training set, at least 1, also where the training is shorter."""
+
+    @property
+    def epochs(self) -> float:
+        """Length of the training in epochs; below 1 where most images are never seen."""
+        return self.total_steps / self.steps_per_epoch
+
+    def within(self, epochs: float) -> bool:
+        """Say whether this step lies in the first `epochs` epochs."""
+        return self.step < epochs * self.steps_per_epoch
 
     @property
     def fraction(self) -> float:

@@ -114,6 +114,17 @@ def test_fit__equals_a_loop_written_by_hand(tmp_path):
     assert_equal_state(trained, objective)
 
 
+def test_fit__tells_the_length_of_an_epoch_that_the_budget_does_not_reach(tmp_path):
+    class Curious(Toy):
+        def after_update(self, progress):
+            super().after_update(progress)
+            seen.append((progress.steps_per_epoch, progress.epochs, progress.within(0.25)))
+
+    seen = []
+    train(tmp_path / "run", toy_config(samples=16), objective=Curious())
+    assert seen == [(4, 0.5, True), (4, 0.5, False)]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

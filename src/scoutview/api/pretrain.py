@@ -247,6 +247,9 @@ def _plan(
     )
     notes += more
     notes += check_budget(config, size)
+    epochs = config.total_steps(size) / config.steps_per_epoch(size)
+    settings, more = settings.preflight_budget(epochs)
+    notes += more
     sizes = modality_sizes(plan.samples, plan.store)
     config, more = _balanced(config, settings, sizes)
     notes += more

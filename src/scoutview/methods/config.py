@@ -54,6 +54,44 @@ class MethodConfig(Config):
         """
         return self.preflight(sum(sizes.values()), batch_size)
 
+    def first_epochs(self) -> dict[str, tuple[float, str]]:
+        """Name the settings that count epochs from the start of the training.
+
+        Returns:
+            For each, the share of the training that its default may take, in (0, 1), and what
+            never happens if it takes all of it.
+        """
+        return {}
+
+    def preflight_budget(self, epochs: float) -> tuple[Self, list[str]]:
+        """Fit the settings that count epochs to the length of the training.
+
+        Args:
+            epochs: Passes over the training set, > 0; below 1 for a part of one.
+
+        Returns:
+            The configuration with lowered defaults, and a message for each.
+
+        Raises:
+            ConfigError: A value that the user wrote can never take effect.
+        """
+        config, notes = self, []
+        for field, (share, never) in self.first_epochs().items():
+            value = getattr(self, field)
+            most = type(value)(round(share * epochs, 6))  # whole epochs where these are counted
+            if field in self.model_fields_set and value >= epochs:
+                raise ConfigError(
+                    f"{field} must be below the {epochs:g} epochs of the training, or {never}; got"
+                    f" {value:g}, lower it, for example to {most:g}, or raise the budget."
+                )
+            if field not in self.model_fields_set and value > most:
+                config = config.with_defaults(**{field: most})
+                notes.append(
+                    f"{field} lowered from {value:g} to {most:g}, because the training has"
+                    f" {epochs:g} epochs."
+                )
+        return config, notes
+
     def for_network(self, kind: Literal["convolutional", "transformer"]) -> Self:
         """Choose the defaults that depend on the kind of network, before `preflight`.
 

@@ -85,6 +85,13 @@ class DINOConfig(MethodConfig):
             optimizer=SGDConfig(lr=0.03, weight_decay=1e-4),
         )
 
+    def first_epochs(self) -> dict[str, tuple[float, str]]:
+        """Leave most of a short training to the prototypes and to the sharpened teacher."""
+        return {
+            "frozen_epochs": (0.1, "the prototypes never change"),
+            "teacher_warmup_epochs": (0.3, "teacher_temperature is never reached"),
+        }
+
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["DINOConfig", list[str]]:
         """Keep codes and images in proportion, and name what collapses."""
         config, notes = self, []
@@ -131,7 +138,7 @@ class DINO(Objective):
         """Predict the teacher's codes of the large crops from all other crops."""
         config = self.config
         features = encode_views(self.backbone, batch.views)  # (V B, dim)
-        frozen = progress.step < config.frozen_epochs * _steps_per_epoch(progress)
+        frozen = progress.within(config.frozen_epochs)
         scores = self.prototypes(self.projector(features), frozen=frozen)  # (V B, K)
         large = range(config.views.counts[0])
         codes = self._codes(batch.views[: len(large)], progress)  # (G, B, K)
@@ -161,7 +168,7 @@ class DINO(Objective):
 
     def _temperature(self, progress: Progress) -> float:
         config = self.config
-        warmup = config.teacher_warmup_epochs * _steps_per_epoch(progress)
+        warmup = config.teacher_warmup_epochs * progress.steps_per_epoch
         share = min(1.0, progress.step / warmup) if warmup > 0 else 1.0
         start = config.teacher_temperature_start
         return start + share * (config.teacher_temperature - start)
@@ -176,10 +183,6 @@ class DINO(Objective):
         update_teacher(self.teacher_backbone, self.backbone, momentum)
         update_teacher(self.teacher_projector, self.projector, momentum)
         update_teacher(self.teacher_prototypes, self.prototypes, momentum)
-
-
-def _steps_per_epoch(progress: Progress) -> float:
-    return progress.total_steps / max(1, progress.total_epochs)
 
 
 def _entropy(codes: Tensor) -> Tensor:

@@ -62,6 +62,10 @@ class InterConfig(MethodConfig):
     separate_head: bool = False
     """Give the branch its own head, which starts as a copy of the base's."""
 
+    def first_epochs(self) -> dict[str, tuple[float, str]]:
+        """Let the branch join before the training ends."""
+        return {"inter_from_epoch": (0.5, "the branch never joins")}
+
 
 class InterNegativesConfig(InterConfig):
     """Settings of the inter-image branch of methods with negatives; defaults are the paper's."""

@@ -9,7 +9,7 @@ needs no length that is a multiple of the batch.
 """
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -88,6 +88,26 @@ class PCLV2Config(MethodConfig):
         config, more = lowered(config, "queue_length", limit, images)
         return config, notes + more
 
+    def preflight_budget(self, epochs: float) -> tuple[Self, list[str]]:
+        """Let an epoch with prototypes begin."""
+        config, notes = super().preflight_budget(epochs)
+        last = (
+            math.ceil(epochs) - 1
+        )  # the epoch that begins last, before which images are clustered
+        if last >= self.prototype_warmup * epochs:
+            return config, notes
+        why = f"the training has {epochs:g} epochs and clusters only before one begins"
+        most = math.floor(1000 * last / epochs) / 1000
+        if "prototype_warmup" in self.model_fields_set:
+            raise ConfigError(
+                f"prototype_warmup must be at most {most:g}, because {why}; got"
+                f" {self.prototype_warmup:g}, set it to {most:g}."
+            )
+        notes.append(
+            f"prototype_warmup lowered from {self.prototype_warmup:g} to {most:g}, because {why}."
+        )
+        return config.with_defaults(prototype_warmup=most), notes
+
 
 class PCL(Objective):
     """See the module docstring."""
@@ -157,7 +177,7 @@ class PCL(Objective):
         return [s for s in self.prototypes if isinstance(s, PrototypeSet)]
 
     def _has_prototypes(self, progress: Progress) -> bool:
-        return progress.epoch >= self.config.prototype_warmup * progress.total_epochs
+        return progress.epoch >= self.config.prototype_warmup * progress.epochs
 
     @torch.no_grad()
     def _keys(self, view: Tensor, progress: Progress) -> Tensor:

@@ -153,7 +153,8 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
         monitor.start()
 
     def progress_at(step: int) -> Progress:
-        return Progress(step, total_steps, step // steps_per_epoch, total_epochs, dataset_size)
+        epoch = step // steps_per_epoch
+        return Progress(step, total_steps, epoch, total_epochs, dataset_size, steps_per_epoch)
 
     def prepared(batch: Batch) -> Batch:
         batch = prepare(batch.to(device, non_blocking=True))

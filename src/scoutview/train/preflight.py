@@ -1,6 +1,7 @@
 """Before training: fit defaults to the data, and estimate time and memory."""
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -93,8 +94,9 @@ def estimate(
     """
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     total = config.total_steps(dataset_size)
-    progress = Progress(0, total, 0, max(1, total // config.steps_per_epoch(dataset_size)), 1)
-    progress = replace(progress, dataset_size=dataset_size)
+    steps_per_epoch = config.steps_per_epoch(dataset_size)
+    total_epochs = math.ceil(total / steps_per_epoch)
+    progress = Progress(0, total, 0, total_epochs, dataset_size, steps_per_epoch)
     with torch.random.fork_rng():
         trial = copy.deepcopy(objective).to(fabric.device).train()
         fabric.strategy.precision.convert_module(trial)
