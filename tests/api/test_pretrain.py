@@ -20,6 +20,7 @@ from scoutview.api.store import store
 from scoutview.base.errors import ConfigError, RunError
 from scoutview.contract import StepOutput
 from scoutview.methods import METHODS, config_class, method_class
+from scoutview.methods.hybrid import HybridConfig
 from scoutview.methods.simclr import SimCLR
 from scoutview.nn.backbones import BackboneConfig, build_backbone
 from scoutview.nn.losses.contrastive import nt_xent
@@ -174,7 +175,7 @@ class RenamedHead(SimCLR):
 
 def test_pretrain__watches_every_self_supervised_objective(cohort, tmp_path, monkeypatch):
     def planted(name, backbone, config, **arguments):
-        return RenamedHead(backbone, config, **arguments)
+        return RenamedHead(backbone, config)
 
     config = tiny_config(epochs=None, samples=16, batch_size=8, probe_every=None)
     monkeypatch.setattr("scoutview.api.pretrain.build", planted)
@@ -183,6 +184,15 @@ def test_pretrain__watches_every_self_supervised_objective(cohort, tmp_path, mon
     monkeypatch.undo()
     run = RunFolder.open(pretrain(cohort, "supervised", tmp_path / "labels", config=config))
     assert run.summary()["alarms"] == []
+
+
+def test_pretrain__a_step_that_fails_leaves_no_folder(cohort, tmp_path, monkeypatch):
+    """A method without features shows only when hybrid training first runs it."""
+    monkeypatch.setattr("scoutview.api.pretrain.build", lambda *a, **_: RenamedHead(*a[1:]))
+    config = tiny_config(epochs=None, samples=16, batch_size=8, hybrid=HybridConfig())
+    with pytest.raises(ConfigError, match="features with their graph"):
+        pretrain(cohort, "simclr", tmp_path / "run", config=config)
+    assert not (tmp_path / "run").exists()
 
 
 def six_steps(name):

@@ -43,7 +43,7 @@ from scoutview.train.config import FitConfig
 from scoutview.train.devices import start_fabric
 from scoutview.train.loop import Fitted, fit
 from scoutview.train.monitor import CollapseMonitor, queue_size
-from scoutview.train.preflight import check_budget, estimate
+from scoutview.train.preflight import Estimate, check_budget, estimate
 from scoutview.train.probe import LabelledProbe
 from scoutview.views.device import make_views
 from scoutview.views.pipeline import Views
@@ -167,13 +167,15 @@ def pretrain(
     settings = settings or config_class(method)()
     fabric = start_fabric(config)
     plan = _plan(open_cohort(cohort), method, settings, config, fabric)
-    objective, loader = _objective(plan), _loader(plan, fabric)  # refuse before a file is written
+    objective, loader = _objective(plan), _loader(plan, fabric)
+    cost = _cost(plan, objective, loader, fabric)  # a step that fails leaves no folder behind
     folder = Path(out)
     written = {"config": config.written(), "method": settings.written()}
     if fabric.is_global_zero:
         RunFolder.create(folder, plan.values(folder) | {"written": written}, environment())
     fabric.barrier()
-    return _train(plan, objective, loader, RunFolder.open(folder), fabric, resume=False)
+    run = RunFolder.open(folder)
+    return _train(plan, objective, loader, run, fabric, cost, resume=False)
 
 
 def written_settings(run: str | Path) -> tuple[PretrainConfig, MethodConfig]:
@@ -215,7 +217,9 @@ def _go_on(folder: Path, cohort: str | Path | Cohort | None) -> Path:
     fabric = start_fabric(config)
     whole = open_cohort(cohort if cohort is not None else (folder / values["cohort"]).resolve())
     plan = _laid_out(whole, name, settings, config, fabric, tuple(values["notes"]))
-    return _train(plan, _objective(plan), _loader(plan, fabric), run, fabric, resume=True)
+    objective, loader = _objective(plan), _loader(plan, fabric)
+    cost = _cost(plan, objective, loader, fabric)
+    return _train(plan, objective, loader, run, fabric, cost, resume=True)
 
 
 # ------------------------------------------------------------------ decisions
@@ -370,28 +374,18 @@ def _train(
     loader: Loader,
     run: RunFolder,
     fabric: Fabric,
+    cost: Estimate,
     *,
     resume: bool,
 ) -> Path:
-    config = plan.config
-    channels = config.backbone.in_channels
-    dtype = torch.float64 if config.precision == "64-true" else torch.float32
-    numbers = _group_numbers(plan).to(fabric.device)
-
-    def prepare(batch: Batch) -> Batch:
-        batch = make_views(batch)
-        batch = widen(batch, channels=channels, mean=config.mean, std=config.std, dtype=dtype)
-        return replace(batch, groups=numbers[batch.groups])
-
-    size = len(plan.samples)
+    config, size = plan.config, len(plan.samples)
+    prepare = _prepare(plan, fabric)
     monitor = CollapseMonitor(
         batch_size=config.part_size * fabric.world_size,
         dataset_size=size,
         queue_size=queue_size(objective),
     )
     with _log_file(run, fabric):
-        first = next(loader.batches(0))
-        cost = estimate(objective, first, prepare, config, fabric=fabric, dataset_size=size)
         if fabric.is_global_zero:
             for note in () if resume else plan.notes:
                 logger.warning("%s", note)
@@ -413,6 +407,38 @@ def _train(
             _write_results(plan, objective, run, fitted)
     fabric.barrier()
     return run.path
+
+
+def _prepare(plan: _Plan, fabric: Fabric) -> Callable[[Batch], Batch]:
+    """Give what turns a batch of the loader into one that the objective takes."""
+    config = plan.config
+    dtype = torch.float64 if config.precision == "64-true" else torch.float32
+    numbers = _group_numbers(plan).to(fabric.device)
+
+    def prepare(batch: Batch) -> Batch:
+        batch = make_views(batch)
+        batch = widen(
+            batch,
+            channels=config.backbone.in_channels,
+            mean=config.mean,
+            std=config.std,
+            dtype=dtype,
+        )
+        return replace(batch, groups=numbers[batch.groups])
+
+    return prepare
+
+
+def _cost(plan: _Plan, objective: Objective, loader: Loader, fabric: Fabric) -> Estimate:
+    first = next(loader.batches(0))
+    return estimate(
+        objective,
+        first,
+        _prepare(plan, fabric),
+        plan.config,
+        fabric=fabric,
+        dataset_size=len(plan.samples),
+    )
 
 
 def _budget(config: PretrainConfig, size: int) -> str:
