@@ -11,11 +11,15 @@ import pytest
 import torch
 from tests.processes import run_ranks
 from tests.train import two_nodes
+from tests.train.toy import Toy, ToySource, toy_config
 from tests.train.two_nodes import BATCH, STEPS
 
 from scoutview.methods import METHODS
+from scoutview.results.provenance import environment
 from scoutview.results.run import RunFolder
 from scoutview.train.checkpoint import checkpoint_path, latest_checkpoint
+from scoutview.train.devices import start_fabric
+from scoutview.train.loop import fit
 from scoutview.train.signals import TrainingStoppedError
 
 pytestmark = pytest.mark.ddp
@@ -52,9 +56,8 @@ def torchrun(folder, *, nodes):
     assert [agent.returncode for agent in agents] == [0] * nodes, "\n".join(outputs)
 
 
-def as_rank(folder, resume):
-    """Train as one of two processes of a group that stands already."""
-    rank = torch.distributed.get_rank()
+def join_as(rank):
+    """Say what torchrun says to one of two processes."""
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -63,6 +66,11 @@ def as_rank(folder, resume):
         "MASTER_PORT": "0",
         "TORCHELASTIC_RUN_ID": "test",
     }
+
+
+def as_rank(folder, resume):
+    """Train as one of two processes of a group that stands already."""
+    join_as(torch.distributed.get_rank())
     two_nodes.train(folder, NAME, 2, 1, resume=resume)
 
 
@@ -125,6 +133,30 @@ def as_stopped_rank(folder):
 def test_fit__one_process_that_is_asked_to_stop_stops_all(tmp_path):
     assert run_ranks(as_stopped_rank, 2, tmp_path / "run") == [2, 2]
     assert latest_checkpoint(tmp_path / "run" / "checkpoints").step == 2
+
+
+def as_rank_with_own_norms(folder):
+    """Train with a bank whose rows are each process's own."""
+    rank = torch.distributed.get_rank()
+    join_as(rank)
+    config = toy_config(samples=16, devices=2, batch_norm="per_process")
+    fabric = start_fabric(config)
+    objective = Toy()
+    objective.register_buffer("bank", torch.full((3,), float(rank)))
+    if rank == 0:
+        RunFolder.create(folder, {}, environment())
+    fabric.barrier()
+    source = ToySource(4, rank=rank, world=2)
+    fit(objective, source, config, RunFolder.open(folder), fabric=fabric, dataset_size=32)
+    return objective.bank, objective.backbone.net[1].running_mean
+
+
+def test_fit__norms_of_each_process_share_statistics_and_banks_stay(tmp_path):
+    (bank0, mean0), (bank1, mean1) = run_ranks(as_rank_with_own_norms, 2, tmp_path / "run")
+    assert bank0.tolist() == [0.0] * 3
+    assert bank1.tolist() == [1.0] * 3
+    assert torch.equal(mean0, mean1)
+    assert mean0.abs().sum() > 0
 
 
 @pytest.mark.slow

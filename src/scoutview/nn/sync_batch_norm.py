@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scoutview.nn.gather import all_gather, world_size
+from scoutview.nn.gather import all_gather, all_sum, world_size
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -114,6 +114,26 @@ def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
     new.act = getattr(module, "act", new.act)
     new.train(module.training)
     return new
+
+
+@torch.no_grad()
+def average_running_statistics(module: nn.Module) -> None:
+    """Give all processes the mean of their running statistics, where each has norms of its own.
+
+    The mean of moving averages is the moving average of the means, so it does not matter how often
+    this is done before the statistics are used.
+
+    Args:
+        module: Its batch norms are changed in place, all in one message; all processes must call.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    found = [kept for norm in norms for kept in (norm.running_mean, norm.running_var)]
+    statistics = [kept for kept in found if kept is not None]
+    if world_size() == 1 or not statistics:
+        return
+    joined = all_sum(torch.cat(statistics)) / world_size()  # (sum of C,)
+    for kept, mean in zip(statistics, joined.split([len(s) for s in statistics]), strict=True):
+        kept.copy_(mean)
 
 
 def is_synchronised(module: nn.Module) -> bool:

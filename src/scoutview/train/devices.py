@@ -36,8 +36,9 @@ def start_fabric(config: FitConfig) -> Fabric:
     if config.world > 1:
         strategy = DDPStrategy(
             process_group_backend="gloo" if accelerator == "cpu" else "nccl",
-            # Synchronised norms keep buffers equal by themselves; a queue is slow to send.
-            broadcast_buffers=config.batch_norm == "per_process",
+            # Queues and banks are slow to send, and equal or sharded by themselves; the loop sees
+            # to the norms.
+            broadcast_buffers=False,
         )
     fabric = Fabric(
         accelerator=accelerator,

@@ -21,7 +21,7 @@ from scoutview.base.errors import RunError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.nn.banks import sharded_banks
-from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
+from scoutview.nn.sync_batch_norm import average_running_statistics, convert_sync_batch_norm
 from scoutview.results.provenance import differences, environment
 from scoutview.results.run import RunFolder
 from scoutview.train.checkpoint import (
@@ -200,6 +200,8 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
                 )
             stepper.step()
             stepper.zero_grad(set_to_none=True)
+            if config.batch_norm == "per_process":
+                average_running_statistics(objective)
             objective.after_update(progress)
             bar.advance()
 
