@@ -5,6 +5,7 @@ from tests.methods.objectives import make_batch, part_of, progress, small_backbo
 from tests.processes import run_ranks
 
 from scoutview.base.errors import ConfigError
+from scoutview.methods import config_class
 from scoutview.methods.moco_v2 import MoCoV2, MoCoV2Config
 
 
@@ -65,3 +66,11 @@ def test_shuffled_batch_norm__brings_every_key_home_and_mixes_the_statistics():
     for evaluated, plain, trained in run_ranks(shuffled_keys, 2):
         torch.testing.assert_close(torch.from_numpy(evaluated), torch.from_numpy(plain))
         assert abs(trained - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["moco_v2", "infomin", "pcl_v2", "simclr_v2"])
+def test_lowered_queue__is_that_of_every_method_with_a_queue(name):
+    kind = config_class(name)
+    assert kind().preflight(4708, 256)[0].queue_length == 4608
+    with pytest.raises(ConfigError, match="at least the batch of 256, got 100; raise it to 4608"):
+        kind(queue_length=100).preflight(4708, 256)

@@ -140,6 +140,34 @@ def lowered(config: C, field: str, limit: int, why: str) -> tuple[C, list[str]]:
     return config.model_copy(update={field: limit}), [message]
 
 
+def lowered_queue(
+    config: C, dataset_size: int, batch_size: int, *, may_be_empty: bool = False
+) -> tuple[C, list[str]]:
+    """Lower the default `queue_length` to the whole batches of the data.
+
+    Args:
+        config: A configuration with an integer setting `queue_length`.
+        dataset_size: Images in the training set.
+        batch_size: Images that are computed together.
+        may_be_empty: Whether 0 is no queue.
+
+    Returns:
+        The configuration, and a message if it changed.
+
+    Raises:
+        ConfigError: The queue is shorter than a batch, or the user wrote one longer than the data.
+    """
+    limit = max(batch_size, dataset_size // batch_size * batch_size)
+    length: int = config.queue_length  # type: ignore[attr-defined]
+    if length < batch_size and not (may_be_empty and length == 0):
+        must, other = ("be 0 or hold", "set it to 0") if may_be_empty else ("hold", "")
+        raise ConfigError(
+            f"queue_length must {must} at least the batch of {batch_size}, got {length}; raise it"
+            f" to {limit} or {other or 'lower batch_size'}."
+        )
+    return lowered(config, "queue_length", limit, f"there are {dataset_size} training images")
+
+
 def lowered_negatives(config: C, dataset_size: int, batch_size: int) -> tuple[C, list[str]]:
     """Lower the default number of `negatives` to the images that are outside a batch.
 

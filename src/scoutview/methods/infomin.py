@@ -13,21 +13,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
-from scoutview.methods.config import MethodConfig, lowered
+from scoutview.methods.config import MethodConfig, lowered_queue
 from scoutview.methods.view_counts import check_view_count
 from scoutview.nn.backbones import Backbone, encode_views
-from scoutview.nn.gather import all_gather, shuffled, unshuffled, world_size
+from scoutview.nn.gather import all_gather
 from scoutview.nn.heads import mlp
 from scoutview.nn.jigsaw import JigsawHead
 from scoutview.nn.losses.contrastive import info_nce
 from scoutview.nn.optim_config import CosineSchedule, OptimizerConfig, ScheduleConfig, SGDConfig
 from scoutview.nn.precision import unit
 from scoutview.nn.queues import Queue
-from scoutview.nn.sync_batch_norm import is_synchronised
-from scoutview.nn.teacher import frozen_copy, update_teacher
+from scoutview.nn.teacher import frozen_copy, teacher_keys, update_teacher
 from scoutview.views.policy import Augment, CropsAndPatches, Intensity
 
 # RandAugment takes 2 of 15 changes: a turn by at most 30 degrees comes with 2 / 15
@@ -70,13 +68,7 @@ class InfoMinConfig(MethodConfig):
             "one crop and the patches look for the key of another crop",
             "set views.crops to 2",
         )
-        limit = max(batch_size, dataset_size // batch_size * batch_size)
-        if self.queue_length < batch_size:
-            raise ConfigError(
-                f"queue_length must hold at least the batch of {batch_size}, got"
-                f" {self.queue_length}; raise it to {limit} or lower batch_size."
-            )
-        return lowered(self, "queue_length", limit, f"there are {dataset_size} training images")
+        return lowered_queue(self, dataset_size, batch_size)
 
 
 class InfoMin(Objective):
@@ -127,13 +119,14 @@ class InfoMin(Objective):
         of_crop = info_nce(query, key, rows, temperature=temperature)
         return of_crop, info_nce(jigsaw, key, rows, temperature=temperature)
 
-    @torch.no_grad()
     def _keys(self, view: Tensor, progress: Progress) -> Tensor:
-        shuffle = self.config.shuffle_batch_norm and world_size() > 1 and not is_synchronised(self)
-        if not shuffle:
-            return unit(self.teacher_projector(self.teacher_backbone(view)))
-        view, order = shuffled(view, seed=progress.step)
-        return unshuffled(unit(self.teacher_projector(self.teacher_backbone(view))), order)
+        return teacher_keys(
+            view,
+            self.teacher_backbone,
+            self.teacher_projector,
+            shuffle=self.config.shuffle_batch_norm,
+            seed=progress.step,
+        )
 
     def after_update(self, progress: Progress) -> None:
         """Store the keys of the step and move the teacher."""

@@ -19,9 +19,9 @@ from scoutview.base.errors import ConfigError
 from scoutview.contract import LabelSpec, Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import Batch
 from scoutview.methods.cluster_counts import ClusterCounts, fitted_clusters
-from scoutview.methods.config import MethodConfig, lowered
+from scoutview.methods.config import MethodConfig, lowered_queue
 from scoutview.nn.backbones import Backbone
-from scoutview.nn.gather import all_gather, shuffled, unshuffled, world_size
+from scoutview.nn.gather import all_gather, world_size
 from scoutview.nn.heads import mlp
 from scoutview.nn.losses.contrastive import info_nce
 from scoutview.nn.optim_config import CosineSchedule, OptimizerConfig, ScheduleConfig, SGDConfig
@@ -29,8 +29,7 @@ from scoutview.nn.precision import unit
 from scoutview.nn.prototype_sets import PrototypeSet
 from scoutview.nn.queues import Queue
 from scoutview.nn.sweep import encode_sweep
-from scoutview.nn.sync_batch_norm import is_synchronised
-from scoutview.nn.teacher import frozen_copy, update_teacher
+from scoutview.nn.teacher import frozen_copy, teacher_keys, update_teacher
 from scoutview.views.policy import Augment, Intensity, TwoCrops
 
 _AUGMENT = Augment(intensity=Intensity(brightness=0.4, contrast=0.4, blur_probability=0.5))
@@ -77,16 +76,9 @@ class PCLV2Config(MethodConfig):
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["PCLV2Config", list[str]]:
         """Keep enough images for every cluster, and the queue within the data."""
-        limit = max(batch_size, dataset_size // batch_size * batch_size)
-        if self.queue_length < batch_size:
-            raise ConfigError(
-                f"queue_length must hold at least the batch of {batch_size}, got"
-                f" {self.queue_length}; raise it to {limit} or lower batch_size."
-            )
-        config, notes = fitted_clusters(self, dataset_size)
-        images = f"there are {dataset_size} training images"
-        config, more = lowered(config, "queue_length", limit, images)
-        return config, notes + more
+        config, notes = lowered_queue(self, dataset_size, batch_size)
+        config, more = fitted_clusters(config, dataset_size)
+        return config, more + notes
 
     def preflight_budget(self, epochs: float) -> tuple[Self, list[str]]:
         """Let an epoch with prototypes begin."""
@@ -179,13 +171,14 @@ class PCL(Objective):
     def _has_prototypes(self, progress: Progress) -> bool:
         return progress.epoch >= self.config.prototype_warmup * progress.epochs
 
-    @torch.no_grad()
     def _keys(self, view: Tensor, progress: Progress) -> Tensor:
-        shuffle = self.config.shuffle_batch_norm and world_size() > 1 and not is_synchronised(self)
-        if not shuffle:
-            return unit(self.teacher_projector(self.teacher_backbone(view)))
-        view, order = shuffled(view, seed=progress.step)
-        return unshuffled(unit(self.teacher_projector(self.teacher_backbone(view))), order)
+        return teacher_keys(
+            view,
+            self.teacher_backbone,
+            self.teacher_projector,
+            shuffle=self.config.shuffle_batch_norm,
+            seed=progress.step,
+        )
 
     def after_update(self, progress: Progress) -> None:
         """Store the keys of the step and move the teacher."""

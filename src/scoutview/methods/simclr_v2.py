@@ -13,10 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
-from scoutview.methods.config import MethodConfig, lowered
+from scoutview.methods.config import MethodConfig, lowered_queue
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.gather import all_gather, world_size
 from scoutview.nn.heads import mlp
@@ -52,15 +51,7 @@ class SimCLRV2Config(MethodConfig):
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["SimCLRV2Config", list[str]]:
         """Keep the memory within the data, so that an image does not meet its own old self."""
-        limit = max(batch_size, dataset_size // batch_size * batch_size)
-        if 0 < self.queue_length < batch_size:
-            raise ConfigError(
-                f"queue_length must be 0 or hold at least the batch of {batch_size}, got"
-                f" {self.queue_length}; raise it to {limit} or set it to 0."
-            )
-        config, notes = lowered(
-            self, "queue_length", limit, f"there are {dataset_size} training images"
-        )
+        config, notes = lowered_queue(self, dataset_size, batch_size, may_be_empty=True)
         if config.queue_length == 0 and batch_size < 32:
             notes.append(
                 f"A batch of {batch_size} gives {2 * batch_size - 2} negatives; SimCLR wants many;"

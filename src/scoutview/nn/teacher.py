@@ -7,12 +7,40 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from scoutview.nn.gather import shuffled, unshuffled, world_size
+from scoutview.nn.precision import unit
+from scoutview.nn.sync_batch_norm import is_synchronised
+
 M = TypeVar("M", bound=nn.Module)
 
 
 def frozen_copy(module: M) -> M:
     """Copy a module; no optimiser touches the copy's parameters."""
     return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def teacher_keys(view: Tensor, *networks: nn.Module, shuffle: bool, seed: int) -> Tensor:
+    """Compute the teacher's unit vectors, with images dealt to other processes meanwhile.
+
+    Otherwise batch norm of each process would tell which query and key belong together.
+
+    Args:
+        view: Images of this process, (B, C, H, W).
+        networks: From images to keys, run in this order.
+        shuffle: Deal the images; no effect with synchronised batch norm or in one process.
+        seed: The same number in every process, another one in each step.
+
+    Returns:
+        Keys of the same images, (B, D).
+
+    Source: He et al., 2019, arXiv:1911.05722, section 3.3 (shuffling batch norm).
+    """
+    network = nn.Sequential(*networks)
+    if not shuffle or world_size() == 1 or is_synchronised(network):
+        return unit(network(view))
+    view, order = shuffled(view, seed=seed)
+    return unshuffled(unit(network(view)), order)
 
 
 @torch.no_grad()
