@@ -132,11 +132,14 @@ def average_running_statistics(module: nn.Module) -> None:
     if world_size() == 1 or not statistics:
         return
     joined = all_sum(torch.cat(statistics)) / world_size()  # (sum of C,)
-    for kept, mean in zip(statistics, joined.split([len(s) for s in statistics]), strict=True):
+    means = torch.split(joined, [len(kept) for kept in statistics])
+    for kept, mean in zip(statistics, means, strict=True):
         kept.copy_(mean)
 
 
-def is_synchronised(module: nn.Module) -> bool:
-    """Say whether the batch norms inside a module share their statistics between processes."""
-    kinds: tuple[Any, ...] = (SyncBatchNorm, nn.SyncBatchNorm)
-    return any(isinstance(part, kinds) for part in module.modules())
+def normalises_alone(module: nn.Module) -> bool:
+    """Say whether batch norms inside a module have statistics of their own in each process."""
+    shared: tuple[Any, ...] = (SyncBatchNorm, nn.SyncBatchNorm)
+    return any(
+        isinstance(part, _BatchNorm) and not isinstance(part, shared) for part in module.modules()
+    )
