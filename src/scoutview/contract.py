@@ -1,7 +1,11 @@
 """What the loop asks of a method or a task, and what it gives.
 
 Methods and tasks are `Objective`s. The loop calls `forward`, steps the optimiser, then
-`after_update`; between epochs it calls `between_epochs`. There are no other hooks.
+`after_update`; between epochs it calls `between_epochs`. Nothing else of a method runs while it
+trains. What is asked once stands beside it: of the objective `constant_rate` (before training) and
+`kept_head` (after it), of the configuration `for_network`, `preflight_budget`, `equal_modalities`
+and `preflight_modalities` (before anything is built, see `methods/config.py`). Each has a default
+that does nothing.
 """
 
 from collections.abc import Callable, Iterator
