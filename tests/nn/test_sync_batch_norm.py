@@ -11,7 +11,7 @@ from scoutview.nn.gather import rank
 from scoutview.nn.sync_batch_norm import (
     SyncBatchNorm,
     convert_sync_batch_norm,
-    is_synchronised,
+    normalises_alone,
 )
 
 WORLD = 2
@@ -106,7 +106,7 @@ def test_convert__keeps_the_names_and_shares_the_parameters():
     model = convert_sync_batch_norm(model)
     assert list(model.state_dict()) == keys
     assert all(p is before[n] for n, p in model.named_parameters())
-    assert is_synchronised(model)
+    assert not normalises_alone(model)
     assert not any(type(m) is nn.BatchNorm2d for m in model.modules())
 
 
@@ -123,3 +123,9 @@ def test_convert__keeps_the_activation_of_timm_norms():
 def test_convert__leaves_evaluation_mode_alone():
     module = nn.Sequential(nn.BatchNorm1d(3)).eval()
     assert not convert_sync_batch_norm(module)[0].training
+
+
+def test_normalises_alone__asks_for_a_batch_norm_of_the_process():
+    assert normalises_alone(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    assert not normalises_alone(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
+    assert not normalises_alone(nn.Sequential(nn.InstanceNorm2d(4), nn.GroupNorm(2, 4)))

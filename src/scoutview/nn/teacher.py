@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scoutview.nn.gather import shuffled, unshuffled, world_size
 from scoutview.nn.precision import unit
-from scoutview.nn.sync_batch_norm import is_synchronised
+from scoutview.nn.sync_batch_norm import normalises_alone
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -28,7 +28,8 @@ def teacher_keys(view: Tensor, *networks: nn.Module, shuffle: bool, seed: int) -
     Args:
         view: Images of this process, (B, C, H, W).
         networks: From images to keys, run in this order.
-        shuffle: Deal the images; no effect with synchronised batch norm or in one process.
+        shuffle: Deal the images; no effect in one process, and where no batch norm has
+            statistics of its own in each.
         seed: The same number in every process, another one in each step.
 
     Returns:
@@ -37,7 +38,7 @@ def teacher_keys(view: Tensor, *networks: nn.Module, shuffle: bool, seed: int) -
     Source: He et al., 2019, arXiv:1911.05722, section 3.3 (shuffling batch norm).
     """
     network = nn.Sequential(*networks)
-    if not shuffle or world_size() == 1 or is_synchronised(network):
+    if not shuffle or world_size() == 1 or not normalises_alone(network):
         return unit(network(view))
     view, order = shuffled(view, seed=seed)
     return unshuffled(unit(network(view)), order)
