@@ -74,9 +74,40 @@ def inter(case: Case) -> Outputs:
     else:  # the drawn rows are an input
         listed = (bank[ins["neg_idx"]] * asking[:, None]).sum(dim=2)
         total = torch.logsumexp(listed / a["temperature"], dim=1)
-        extra = {"pool": nearest_rows(asking, bank, a["pool"]).sort(dim=1).values}
+        near = nearest_rows(asking, bank, a["pool"])
+        extra = {"pool": near.sort(dim=1).values}
+        whole_pool_stands_for_draws(case, asking, near)
     loss = margin_nce(cosine, total, temperature=a["temperature"], **margins(case)).mean()
     return {"loss": loss, **gradients(loss, q=query), **extra}
+
+
+def whole_pool_stands_for_draws(case: Case, asking: Tensor, pool: Tensor) -> None:
+    """Compare the production sampler with the rows that it should see, (B, P) int64.
+
+    The reference draws K of the pool's images of other clusters; production weighs all of them as
+    K, which is the mean over such draws.
+    """
+    a, bank, labels = case.arguments, case.ins["feature_bank"], case.ins["label_bank"]
+    own = labels[case.ins["idx"]]
+    total, count = negatives_log_sum_exp(
+        asking,
+        bank,
+        labels,
+        own=own,
+        others=(labels != own[:, None]).sum(dim=1),
+        count=a["K"],
+        temperature=a["temperature"],
+        sampling="semihard",
+        pool=a["pool"] / len(bank),
+        pool_of="bank",
+    )
+    assert count.tolist() == [a["K"]] * len(own)
+    other = labels[pool] != own[:, None]  # (B, P)
+    similar = torch.exp((bank[pool] * asking[:, None]).sum(dim=2) / a["temperature"])
+    mean = (similar * other).sum(dim=1) / other.sum(dim=1)
+    torch.testing.assert_close(total, (a["K"] * mean).log())
+    drawn = (case.ins["neg_idx"][:, :, None] == pool[:, None, :]) & other[:, None, :]
+    assert bool(drawn.any(dim=2).all()), "the reference drew what production would not"
 
 
 def clustered(features: Tensor, labels: Tensor, clusters: int, **options: Any) -> Any:
