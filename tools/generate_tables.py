@@ -17,6 +17,7 @@ from scoutview.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "methods"
+GOLDEN = ROOT / "tests" / "golden"
 BEGIN = "<!-- begin: made by tools/generate_tables.py -->"
 END = "<!-- end -->"
 
@@ -58,19 +59,36 @@ def source(name: str) -> str:
     return str(links[0])
 
 
+def folders() -> dict[str, list[str]]:
+    """Folders of golden cases of every method, as the tests' `ADAPTERS` declares them."""
+    tree = ast.parse((GOLDEN / "test_golden.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "ADAPTERS":
+            assert isinstance(node.value, ast.Dict)
+            break
+    else:
+        raise SystemExit("tests/golden/test_golden.py has no ADAPTERS; see its docstring.")
+    found: dict[str, list[str]] = {}
+    for key, value in zip(node.value.keys, node.value.values, strict=True):
+        assert isinstance(key, ast.Constant)
+        assert isinstance(value, ast.Tuple)
+        for name in ast.literal_eval(value.elts[0]).split():
+            found.setdefault(name, []).append(key.value)
+    return found
+
+
 def golden(name: str) -> str:
     """How many golden cases a method has, and whose code they come from."""
-    folder = next((f for f in (name, name.rpartition("_")[0]) if f and _cases(f)), None)
-    if folder is None:
+    cases = [case for folder in folders().get(name, []) for case in _cases(folder)]
+    if not cases:
         return "-"
-    cases = _cases(folder)
     references = [json.loads(case.read_text(encoding="utf-8"))["reference"] for case in cases]
     repositories = dict.fromkeys(one["repository"] for reference in references for one in reference)
     return f"{len(cases)}: {', '.join(repositories)}"
 
 
 def _cases(folder: str) -> list[Path]:
-    return sorted((ROOT / "tests" / "golden" / folder).glob("*.json"))
+    return sorted((GOLDEN / folder).glob("*.json"))
 
 
 def tables(prefix: str) -> str:
