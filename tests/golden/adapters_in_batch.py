@@ -1,5 +1,6 @@
 """Adapters of the methods that compare a batch with itself or with a queue."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ def moco(case: Case) -> dict[str, Any]:
         method.after_update(progress(step))  # the reference moves the teacher before each step
         teacher_now = [t.detach().clone() for t in teacher.parameters()]
         view = leaf(im_q)
-        loss = method(batch_of(view, im_k), progress(step)).loss
+        batch = batch_of(view, im_k)
+        batch = replace(batch, rows=batch.rows + step * len(view))  # each step has new images
+        loss = method(batch, progress(step)).loss
         with torch.no_grad():
             query = nn.functional.normalize(student(im_q), dim=1)
             logits = info_nce_logits(

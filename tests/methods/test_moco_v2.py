@@ -1,11 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
-from tests.methods.objectives import make_batch, part_of, progress, small_backbone
+from tests.methods.objectives import (
+    make_batch,
+    part_of,
+    progress,
+    small_backbone,
+    small_config,
+    sweep_of,
+)
 from tests.processes import run_ranks
 
 from scoutview.base.errors import ConfigError
-from scoutview.methods import config_class
+from scoutview.methods import build, config_class
 from scoutview.methods.moco_v2 import MoCoV2, MoCoV2Config
 
 
@@ -74,3 +83,24 @@ def test_lowered_queue__is_that_of_every_method_with_a_queue(name):
     assert kind().preflight(4708, 256)[0].queue_length == 4608
     with pytest.raises(ConfigError, match="at least the batch of 256, got 100; raise it to 4608"):
         kind(queue_length=100).preflight(4708, 256)
+
+
+@pytest.mark.parametrize("name", ["moco_v2", "infomin", "pcl_v2", "simclr_v2", "moco_v2_interclr"])
+def test_loss__does_not_see_old_keys_of_the_own_image(name):
+    torch.manual_seed(0)  # 8 images, batches of 4, and a queue of both batches
+    config = small_config(name, queue_length=8)
+    objective = build(name, small_backbone(), config, dataset_size=64).eval()
+    queue = getattr(objective, "base", objective).queue
+    first = make_batch(name, 4)
+    with torch.no_grad():
+        objective.between_epochs(sweep_of(name), progress(0))
+        for step in range(2):
+            objective(replace(first, rows=first.rows + 4 * step), progress(step))
+            objective.after_update(progress(step))
+        assert queue.images.tolist() == list(range(8))
+        again, losses = replace(first, rows=torch.full((4,), 5)), []
+        for changed in ([], [5], [1]):  # nothing, the key of image 5, that of another image
+            queue.rows[changed] = queue.rows[changed].roll(1, dims=1)
+            losses.append(float(objective(again, progress(2)).loss))
+    assert losses[1] == losses[0]
+    assert losses[2] != losses[1]

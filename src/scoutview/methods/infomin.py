@@ -3,8 +3,9 @@
 Source: Tian et al., 2020, arXiv:2005.10243; HobbitLong/PyContrast.
 Deviations: views without colour and without flips, because our images are grey and have a left and
 a right; of RandAugment only rotation, which is what does not alter a finding and the crop, the
-brightness and the contrast do not have already. The teacher moves after the optimiser instead of
-before the next forward pass, which is the same.
+brightness and the contrast do not have already. Neither branch is told from old keys of its own
+image, of which a queue as long as small data holds many. The teacher moves after the optimiser
+instead of before the next forward pass, which is the same.
 """
 
 import math
@@ -61,7 +62,7 @@ class InfoMinConfig(MethodConfig):
     """Learning-rate schedule."""
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["InfoMinConfig", list[str]]:
-        """Keep the queue within the data, so that an image does not meet its own old key."""
+        """Keep the queue within the data: one epoch's keys, whatever the batches leave out."""
         check_view_count(
             self.views.n_views,
             2 + self.views.grid**2,
@@ -86,6 +87,7 @@ class InfoMin(Objective):
         self.queue = Queue(config.queue_length, dim, random=True)
         self.config = config
         self._new_keys: list[Tensor] = []
+        self._new_images: list[Tensor] = []
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Find the key of the second crop from the first crop, and from the patches."""
@@ -95,7 +97,8 @@ class InfoMin(Objective):
         jigsaw = unit(self.jigsaw(patches))  # (B, output_dim)
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
         self._new_keys.append(all_gather(key))
-        of_crop, of_jigsaw = self.losses(query, jigsaw, key)
+        self._new_images.append(all_gather(batch.rows))
+        of_crop, of_jigsaw = self.losses(query, jigsaw, key, own=batch.rows)
         loss = torch.lerp(of_crop, of_jigsaw, self.config.jigsaw_weight)
         logs = {
             "crop_loss": of_crop.detach(),
@@ -104,20 +107,33 @@ class InfoMin(Objective):
         }
         return StepOutput(loss, logs, features)
 
-    def losses(self, query: Tensor, jigsaw: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, query: Tensor, jigsaw: Tensor, key: Tensor, own: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compare both branches with the same key and the same queue.
 
         Args:
             query: Unit vectors of the first crops, (B, output_dim).
             jigsaw: Unit vectors of the patches, (B, output_dim).
             key: Unit vectors of the second crops from the teacher, (B, output_dim).
+            own: Rows of the images, (B,), whose old keys do not count; None counts all.
 
         Returns:
             Loss of the crops and loss of the patches, scalars.
         """
-        rows, temperature = self.queue.rows, self.config.temperature
-        of_crop = info_nce(query, key, rows, temperature=temperature)
-        return of_crop, info_nce(jigsaw, key, rows, temperature=temperature)
+        past = self.queue
+        of_crop, of_jigsaw = (
+            info_nce(
+                asking,
+                key,
+                past.rows,
+                temperature=self.config.temperature,
+                own=own,
+                images=past.images,
+            )
+            for asking in (query, jigsaw)
+        )
+        return of_crop, of_jigsaw
 
     def _keys(self, view: Tensor, progress: Progress) -> Tensor:
         return teacher_keys(
@@ -130,8 +146,9 @@ class InfoMin(Objective):
 
     def after_update(self, progress: Progress) -> None:
         """Store the keys of the step and move the teacher."""
-        for keys in self._new_keys:  # one entry per accumulated part
-            self.queue.write(keys)
+        for keys, images in zip(self._new_keys, self._new_images, strict=True):  # part by part
+            self.queue.write(keys, images)
         self._new_keys.clear()
+        self._new_images.clear()
         update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
         update_teacher(self.teacher_projector, self.projector, self.config.momentum)

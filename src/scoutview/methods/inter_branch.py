@@ -259,6 +259,7 @@ class InterBranch(nn.Module):
         others: Tensor,
         asking: Tensor,
         temperature: float,
+        images: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute MarginNCE in both branches, weighted.
 
@@ -271,6 +272,8 @@ class InterBranch(nn.Module):
             others: What it must be told from, unit vectors, (K, D).
             asking: Unit vectors that look for an image of the same cluster, (B, D).
             temperature: Softmax temperature of both.
+            images: Image of each of `others`, (K,) int64; a query is not told from its own. None
+                counts all.
 
         Returns:
             Loss, scalar, and what to log.
@@ -279,7 +282,8 @@ class InterBranch(nn.Module):
         """
         config, heat = self.config, temperature
         assert isinstance(config, InterNegativesConfig)
-        total, _ = log_sum_exp(query, others, temperature=heat)  # (B,)
+        own = None if images is None else rows
+        total, _ = log_sum_exp(query, others, temperature=heat, labels=images, own=own)  # (B,)
         cosine = (query * partner).sum(dim=1)  # (B,)
         intra = config.margin_nce(cosine, total, config.intra_margin, heat).mean()
         positive = self.positives(bank, rows, progress)  # (B, D)

@@ -2,7 +2,8 @@
 
 Source: Chen et al., 2020, arXiv:2003.04297; He et al., 2019, arXiv:1911.05722.
 Deviations: views without colour and without flips, because our images are grey and have a left and
-a right. The queue needs no length that is a multiple of the batch. The teacher moves after the
+a right. A query is not told from old keys of its own image, of which a queue as long as small data
+holds many. The queue needs no length that is a multiple of the batch. The teacher moves after the
 optimiser instead of before the next forward pass, which is the same.
 """
 
@@ -53,7 +54,7 @@ class MoCoV2Config(MethodConfig):
     """Learning-rate schedule."""
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["MoCoV2Config", list[str]]:
-        """Keep the queue within the data, so that an image does not meet its own old key."""
+        """Keep the queue within the data: one epoch's keys, whatever the batches leave out."""
         return lowered_queue(self, dataset_size, batch_size)
 
 
@@ -71,11 +72,19 @@ class MoCoV2(Objective):
         self.queue = Queue(config.queue_length, config.output_dim, random=True)
         self.config = config
         self._new_keys: list[Tensor] = []
+        self._new_images: list[Tensor] = []
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Tell the partner of every view from the keys of the queue."""
         features, query, key = self.encode(batch, progress)
-        loss = info_nce(query, key, self.queue.rows, temperature=self.config.temperature)
+        loss = info_nce(
+            query,
+            key,
+            self.queue.rows,
+            temperature=self.config.temperature,
+            own=batch.rows,
+            images=self.queue.images,
+        )
         logs = {"chance_loss": torch.full_like(loss.detach(), math.log(1 + len(self.queue)))}
         return StepOutput(loss, logs, features)
 
@@ -85,6 +94,7 @@ class MoCoV2(Objective):
         query = unit(self.projector(features))  # (B, output_dim)
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
         self._new_keys.append(all_gather(key))
+        self._new_images.append(all_gather(batch.rows))
         return features, query, key
 
     def _keys(self, view: Tensor, progress: Progress) -> Tensor:
@@ -98,8 +108,9 @@ class MoCoV2(Objective):
 
     def after_update(self, progress: Progress) -> None:
         """Store the keys of the step and move the teacher."""
-        for keys in self._new_keys:  # one entry per accumulated part
-            self.queue.write(keys)
+        for keys, images in zip(self._new_keys, self._new_images, strict=True):  # part by part
+            self.queue.write(keys, images)
         self._new_keys.clear()
+        self._new_images.clear()
         update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
         update_teacher(self.teacher_projector, self.projector, self.config.momentum)

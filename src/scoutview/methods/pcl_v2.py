@@ -4,8 +4,9 @@ Source: Li et al., 2020, arXiv:2005.04966; salesforce/PCL. Version 2 has the hea
 schedule of Chen et al., 2020, arXiv:2003.04297.
 Deviations: views without colour and without flips, because our images are grey and have a left and
 a right. The warm-up is a share of the training instead of a number of epochs, so that short
-trainings keep the proportion. Concentrations of clusters that show no width are defined. The queue
-needs no length that is a multiple of the batch.
+trainings keep the proportion. Concentrations of clusters that show no width are defined. A query
+is not told from old keys of its own image. The queue needs no length that is a multiple of the
+batch.
 """
 
 import math
@@ -126,6 +127,7 @@ class PCL(Objective):
         )
         self.config = config
         self._new_keys: list[Tensor] = []
+        self._new_images: list[Tensor] = []
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Tell the partner of every view from the queue, and its prototypes from others."""
@@ -133,7 +135,15 @@ class PCL(Objective):
         query = unit(self.projector(features))  # (B, output_dim)
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
         self._new_keys.append(all_gather(key))
-        instance = info_nce(query, key, self.queue.rows, temperature=self.config.temperature)
+        self._new_images.append(all_gather(batch.rows))
+        instance = info_nce(
+            query,
+            key,
+            self.queue.rows,
+            temperature=self.config.temperature,
+            own=batch.rows,
+            images=self.queue.images,
+        )
         loss, chance = instance, math.log(1 + len(self.queue))
         logs = {"instance_loss": instance.detach()}
         if self._has_prototypes(progress):
@@ -182,9 +192,10 @@ class PCL(Objective):
 
     def after_update(self, progress: Progress) -> None:
         """Store the keys of the step and move the teacher."""
-        for keys in self._new_keys:  # one entry per accumulated part
-            self.queue.write(keys)
+        for keys, images in zip(self._new_keys, self._new_images, strict=True):  # part by part
+            self.queue.write(keys, images)
         self._new_keys.clear()
+        self._new_images.clear()
         update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
         update_teacher(self.teacher_projector, self.projector, self.config.momentum)
 

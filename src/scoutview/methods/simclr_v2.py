@@ -2,9 +2,9 @@
 
 Source: Chen et al., 2020, arXiv:2006.10029.
 Deviations: views without colour and without flips, because our images are grey and have a left and
-a right. The memory takes the teacher's projections of the second views only, so that an image
-stands in it once. Selective kernels, wider networks and distillation are not part of the method
-here: choose the backbone, and fine-tune.
+a right. The memory takes the teacher's projections of the second views only, and no image is told
+from its own. Selective kernels, wider networks and distillation are not part of the method here:
+choose the backbone, and fine-tune.
 """
 
 import math
@@ -50,7 +50,7 @@ class SimCLRV2Config(MethodConfig):
     """Learning-rate schedule."""
 
     def preflight(self, dataset_size: int, batch_size: int) -> tuple["SimCLRV2Config", list[str]]:
-        """Keep the memory within the data, so that an image does not meet its own old self."""
+        """Keep the memory within the data: one epoch's images, whatever the batches leave out."""
         config, notes = lowered_queue(self, dataset_size, batch_size, may_be_empty=True)
         if config.queue_length == 0 and batch_size < 32:
             notes.append(
@@ -81,16 +81,18 @@ class SimCLRV2(Objective):
             self.queue = Queue(config.queue_length, config.output_dim, random=True)
         self.config = config
         self._new_rows: list[Tensor] = []
+        self._new_images: list[Tensor] = []
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute NT-Xent between the two views of every image, with the memory as strangers."""
         features = encode_views(self.backbone, batch.views)  # (2B, dim)
         z0, z1 = self.projector(features).chunk(2)  # (B, output_dim) each
-        memory = None
+        memory = same = None
         if self.config.queue_length:
-            memory = self.queue.rows
+            memory, same = self.queue.rows, batch.rows[:, None] == self.queue.images
+            self._new_images.append(all_gather(batch.rows))
             self._new_rows.append(all_gather(self._remembered(batch.views[1])))
-        loss = nt_xent(z0, z1, temperature=self.config.temperature, negatives=memory)
+        loss = nt_xent(z0, z1, temperature=self.config.temperature, negatives=memory, same=same)
         others = 2 * len(batch) * world_size() - 1 + self.config.queue_length
         logs = {"chance_loss": torch.full_like(loss.detach(), math.log(others))}
         return StepOutput(loss, logs, features[: len(batch)])
@@ -103,9 +105,10 @@ class SimCLRV2(Objective):
         """Store the projections of the step and move the memory's network."""
         if not self.config.queue_length:
             return
-        for rows in self._new_rows:  # one entry per accumulated part
-            self.queue.write(rows)
+        for rows, images in zip(self._new_rows, self._new_images, strict=True):  # part by part
+            self.queue.write(rows, images)
         self._new_rows.clear()
+        self._new_images.clear()
         update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
         update_teacher(self.teacher_projector, self.projector, self.config.momentum)
 

@@ -16,6 +16,8 @@ class Queue(nn.Module):
     """
 
     rows: Tensor
+    images: Tensor
+    """Image of each row, (K,) int64; -1 where unknown. No view is told from keys of its own."""
     written: Tensor
 
     def __init__(self, length: int, dim: int, *, random: bool, newest_first: bool = False) -> None:
@@ -30,6 +32,7 @@ class Queue(nn.Module):
         super().__init__()
         start = F.normalize(torch.randn(length, dim), dim=1) if random else torch.zeros(length, dim)
         self.register_buffer("rows", start)  # (K, D)
+        self.register_buffer("images", torch.full((length,), -1))  # (K,)
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
         self.newest_first = newest_first
         self._count = 0
@@ -57,11 +60,12 @@ class Queue(nn.Module):
         return self.count >= len(self)
 
     @torch.no_grad()
-    def write(self, rows: Tensor) -> None:
+    def write(self, rows: Tensor, images: Tensor | None = None) -> None:
         """Replace the oldest rows.
 
         Args:
             rows: New rows in the order of the global batch, (B, D), B <= K.
+            images: Their rows in the training set, (B,) int64; None where nobody asks.
 
         Raises:
             ConfigError: There are more rows than the queue holds.
@@ -74,8 +78,10 @@ class Queue(nn.Module):
         count = self.count
         start = (self.position - len(rows)) % len(self) if self.newest_first else self.position
         head = min(len(rows), len(self) - start)
-        self.rows[start : start + head] = rows[:head]
-        self.rows[: len(rows) - head] = rows[head:]
+        names = self.images.new_full((len(rows),), -1) if images is None else images
+        for kept, new in ((self.rows, rows), (self.images, names)):
+            kept[start : start + head] = new[:head]
+            kept[: len(rows) - head] = new[head:]
         self._count = count + len(rows)
         self.written.fill_(self._count)
         self._seen = (id(self.written), self.written._version)

@@ -104,6 +104,21 @@ def test_info_nce__in_blocks_equals_cross_entropy_of_all_logits(monkeypatch, row
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_info_nce__leaves_out_negatives_of_the_querys_own_image(monkeypatch, rows):
+    monkeypatch.setattr(contrastive, "_block_rows", lambda query: rows)
+    query, positive, negatives = info_nce_case()
+    own, images = torch.tensor([3, 9, 3, 70, 0]), torch.arange(50) % 10
+    logits = info_nce_logits(query, positive, negatives, temperature=0.1)
+    logits[:, 1:][own[:, None] == images] = -math.inf
+    whole = torch.nn.functional.cross_entropy(logits, torch.zeros(5, dtype=torch.int64))
+    expected = torch.autograd.grad(whole, (query, positive))
+    for others in (negatives, negatives.clone().requires_grad_()):
+        loss = info_nce(query, positive, others, temperature=0.1, own=own, images=images)
+        torch.testing.assert_close(loss, whole, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(torch.autograd.grad(loss, (query, positive)), expected)
+
+
 def test_info_nce__gradient_equals_finite_differences_for_every_input():
     query, positive, negatives = info_nce_case(length=4)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scoutview.nn.gather import all_gather, rank, world_size
+from scoutview.nn.losses.margin import leave_out
 from scoutview.nn.precision import full_precision
 
 
@@ -19,6 +20,7 @@ def nt_xent_logits(
     temperature: float,
     normalise: bool = True,
     negatives: Tensor | None = None,
+    same: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compare the anchors of this process with the views of all processes.
 
@@ -29,9 +31,10 @@ def nt_xent_logits(
         normalise: Compare unit vectors (paper), or projections as they are.
         negatives: Further rows that every anchor is compared with, (K, D), the same in every
             process.
+        same: Where a negative is of the anchor's image, (B, K) bool: it does not count.
 
     Returns:
-        Logits, (2B, 2 world B + K), -inf where an anchor meets itself, and the column of each
+        Logits, (2B, 2 world B + K), -inf where an anchor meets its own image, and the column of each
         anchor's partner, (2B,). Columns are the first views of all processes, then the second
         views, then `negatives`.
     """
@@ -45,7 +48,10 @@ def nt_xent_logits(
     logits = own @ others.T / temperature  # (2B, 2 world B)
     logits = logits.scatter(1, self_columns[:, None], float("-inf"))  # no anchor repels itself
     if negatives is not None:
-        logits = torch.cat([logits, own @ negatives.T / temperature], dim=1)
+        others = own @ negatives.T / temperature  # (2B, K)
+        if same is not None:
+            others = others.masked_fill(same.repeat(2, 1), float("-inf"))
+        logits = torch.cat([logits, others], dim=1)
     return logits, torch.cat([first + total, first])
 
 
@@ -58,6 +64,7 @@ def nt_xent(
     reduction: Literal["mean", "sum_of_views"] = "mean",
     normalise: bool = True,
     negatives: Tensor | None = None,
+    same: Tensor | None = None,
 ) -> Tensor:
     """Normalised temperature-scaled cross entropy.
 
@@ -71,6 +78,7 @@ def nt_xent(
             google-research/simclr).
         negatives: Further rows that repel every anchor, (K, D), the same in every process: the
             memory of SimCLR v2.
+        same: Where a negative is of the anchor's image, (B, K) bool: it does not count.
 
     Returns:
         Loss of this process's anchors against the views of all processes, scalar.
@@ -78,7 +86,7 @@ def nt_xent(
     Source: Chen et al., 2020, arXiv:2002.05709, eq. 1.
     """
     logits, partner = nt_xent_logits(
-        z0, z1, temperature=temperature, normalise=normalise, negatives=negatives
+        z0, z1, temperature=temperature, normalise=normalise, negatives=negatives, same=same
     )
     loss = F.cross_entropy(logits, partner)
     return 2.0 * loss if reduction == "sum_of_views" else loss
@@ -106,7 +114,15 @@ def info_nce_logits(
 
 
 @full_precision
-def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, *, temperature: float) -> Tensor:
+def info_nce(
+    query: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    *,
+    temperature: float,
+    own: Tensor | None = None,
+    images: Tensor | None = None,
+) -> Tensor:
     """Cross entropy of the positive among the negatives.
 
     Args:
@@ -114,6 +130,8 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, *, temperature:
         positive: Unit vectors, (B, D); row i belongs to query i.
         negatives: Unit vectors, (K, D).
         temperature: Softmax temperature, > 0.
+        own: Image of each query, (B,) integers; its negatives do not count. None counts all.
+        images: Image of each negative, (K,) integers; goes with `own`.
 
     Returns:
         Mean loss over the queries, scalar.
@@ -122,8 +140,11 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, *, temperature:
     """
     if negatives.requires_grad:
         logits = info_nce_logits(query, positive, negatives, temperature=temperature)
+        if own is not None and images is not None:
+            same = F.pad(own[:, None] == images, (1, 0))  # (B, 1 + K), the positive counts
+            logits = logits.masked_fill(same, float("-inf"))
         return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
-    loss: Tensor = _FixedNegatives.apply(query, positive, negatives, temperature)
+    loss: Tensor = _FixedNegatives.apply(query, positive, negatives, temperature, own, images)
     return loss
 
 
@@ -138,20 +159,34 @@ class _FixedNegatives(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, query: Tensor, positive: Tensor, negatives: Tensor, temperature: float
+        ctx: FunctionCtx,
+        query: Tensor,
+        positive: Tensor,
+        negatives: Tensor,
+        temperature: float,
+        own: Tensor | None,
+        images: Tensor | None,
     ) -> Tensor:
         scaled = query / temperature  # (B, D)
-        own = (scaled * positive).sum(dim=1, keepdim=True)  # (B, 1)
-        peak, total = own, torch.ones_like(own)  # (B, 1) each: highest logit, sum of exp below it
+        partner = (scaled * positive).sum(dim=1, keepdim=True)  # (B, 1)
+        peak, total = (
+            partner,
+            torch.ones_like(partner),
+        )  # (B, 1) each: highest logit, sum of exp below it
         pull = torch.zeros_like(query)  # (B, D) sum of exp times negative
-        for block in torch.split(negatives, _block_rows(query)):
+        step = _block_rows(query)
+        for start in range(0, len(negatives), step):
+            block = negatives[start : start + step]
             logits = scaled @ block.T  # (B, rows)
+            if own is not None and images is not None:
+                kept = torch.empty_like(logits)
+                leave_out(logits, torch.ne(images[start : start + step], own[:, None], out=kept))
             highest = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
             shrink, peak = (peak - highest).exp(), highest
             weights = logits.sub_(peak).exp_()  # (B, rows)
             total = total * shrink + weights.sum(dim=1, keepdim=True)
             pull = torch.addmm(pull * shrink, weights, block)
-        surprise = total.log() + peak - own  # (B, 1) = -log p+
+        surprise = total.log() + peak - partner  # (B, 1) = -log p+
         rest = torch.expm1(-surprise)  # (B, 1) = p+ - 1
         share = 1.0 / (len(query) * temperature)
         ctx.save_for_backward((pull / total + rest * positive) * share, rest * query * share)
@@ -165,8 +200,7 @@ class _FixedNegatives(torch.autograd.Function):
         return (
             grad * towards_query if wanted[0] else None,
             grad * towards_positive if wanted[1] else None,
-            None,
-            None,
+            *[None] * 4,
         )
 
 
