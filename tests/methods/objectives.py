@@ -29,6 +29,7 @@ SMALL = {
     "inter_clusters": 4,
     "min_cluster": 2,
     "inter_negatives": 8,
+    "refresh_every": 2,
 }
 """Settings that make a method small, whichever of them it has."""
 

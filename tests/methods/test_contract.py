@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from tests.methods.objectives import (
     LABELS,
+    TINY,
     make_batch,
     part_of,
     progress,
@@ -23,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective
+from scoutview.data.batch import Batch
 from scoutview.methods import METHODS, build, config_class, method_class
 from scoutview.nn.backbones import BackboneConfig
 from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
@@ -35,6 +37,8 @@ EPOCH = 10
 WORLD = 2
 
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
+OFFLINE = [n for n in sorted(METHODS) if "relabel" in config_class(n).model_fields]
+"""Methods whose labels may also come from a clustering before every epoch."""
 
 
 def started(name: str) -> Objective:
@@ -93,10 +97,14 @@ def test_training__lowers_the_loss_and_reaches_every_parameter(name):
     assert min(largest.values()) > 0, min(largest, key=largest.get)
 
 
-@every_method
-def test_state_dict__holds_all_that_training_depends_on(name):
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [(n, {}) for n in sorted(METHODS)] + [(n, {"relabel": "offline"}) for n in OFFLINE],
+)
+def test_state_dict__holds_all_that_training_depends_on(name, changes):
     """A copy loaded after five steps takes the same sixth and seventh step, bit for bit."""
-    objective, copy = small_objective(name), small_objective(name)
+    config = small_config(name, **changes)
+    objective, copy = (small_objective(name, config=config) for _ in range(2))
     train(name, objective, steps=5)
     copy.load_state_dict(objective.state_dict())
     results = [train(name, o, steps=2, first=5)[0] for o in (objective, copy)]
@@ -139,6 +147,45 @@ def test_teacher_and_buffers__take_no_gradient(name):
     assert [n for n, p in frozen.items() if p.grad is not None] == []
     objective.after_update(progress(0))
     assert [n for n, b in objective.named_buffers() if b.requires_grad] == []
+
+
+@every_method
+def test_two_parts__leave_the_state_of_one_batch(name):
+    """Queues, banks and clusters take all parts of a step, and nothing waits for the next one.
+
+    Norms use their running statistics here, which do not depend on how a batch is divided.
+    """
+    batch, states = make_batch(name, 8), []
+    for parts in (1, 2):
+        objective = started(name).double().eval()
+        for part in range(parts):
+            objective(in_double(part_of(batch, part, parts)), progress(1)).loss.backward()
+        objective.after_update(progress(1))
+        states.append(objective.state_dict())
+        waiting = [
+            attribute
+            for module in objective.modules()
+            for attribute, value in vars(module).items()
+            if isinstance(value, list) and any(has_tensor(entry) for entry in value)
+        ]
+        assert waiting == []
+    for key, value in states[0].items():
+        if key.endswith("log_z"):  # the first part measures it, so that all parts use the same
+            continue
+        one, two = value, states[1][key]
+        if "queue" in key and value.ndim == 2:  # rows of one step have no order among themselves
+            one, two = one[one[:, 0].argsort()], two[two[:, 0].argsort()]
+        torch.testing.assert_close(two, one, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def in_double(batch: Batch) -> Batch:
+    return replace(batch, views=[view.double() for view in batch.views])
+
+
+def has_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor) or (
+        isinstance(value, list | tuple) and any(has_tensor(entry) for entry in value)
+    )
 
 
 @every_method
@@ -283,3 +330,21 @@ def test_two_processes__give_gradient_and_state_of_one(name, tmp_path):
     torch.save(two_steps(name, 0, 1), file)
     for of_rank in run_ranks(differences, WORLD, name, file):
         assert max(of_rank) < 1e-10, of_rank
+
+
+def differences_offline(file: str) -> dict[str, float]:
+    """As `differences`, of all methods that can label offline: the largest, by method."""
+    expected = torch.load(file, weights_only=True, mmap=True)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    return {
+        name: max(gaps(two_steps(name, rank, world, TINY, relabel="offline"), expected[name]))
+        for name in OFFLINE
+    }
+
+
+@pytest.mark.ddp
+def test_two_processes__label_offline_as_one_does(tmp_path):
+    file = str(tmp_path / "one.pt")
+    torch.save({name: two_steps(name, 0, 1, TINY, relabel="offline") for name in OFFLINE}, file)
+    for of_rank in run_ranks(differences_offline, WORLD, file):
+        assert {name: gap for name, gap in of_rank.items() if gap > 1e-10} == {}
