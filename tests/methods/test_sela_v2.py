@@ -32,6 +32,17 @@ def test_labels__are_used_equally_often():
     assert torch.bincount(nearest, minlength=4).max() > 20  # predictions alone are not equal
 
 
+def test_labels__that_were_not_found_are_said(caplog):
+    sela = method(sinkhorn_iterations=2)
+    sela.between_epochs(sweep_of("sela_v2"), progress(0))
+    assert "head 0 were not found in 2 rounds" in caplog.text
+    assert "head 1 were not found" in caplog.text
+    caplog.clear()
+    sela = method()
+    sela.between_epochs(sweep_of("sela_v2"), progress(0))
+    assert "not found" not in caplog.text
+
+
 def test_labels__stay_between_updates():
     sela = method(label_updates=2)  # of 30 epochs: before the first one only
     sela.between_epochs(sweep_of("sela_v2"), progress(0))

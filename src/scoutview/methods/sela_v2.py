@@ -8,6 +8,7 @@ not within them. Views without colour and without flips, because our images are 
 and a right.
 """
 
+import logging
 import math
 
 import torch
@@ -15,13 +16,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput, Sweep
+from scoutview.contract import Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import IGNORE, Batch
 from scoutview.methods.cluster_counts import ClusterCounts, fitted_clusters
 from scoutview.methods.config import MethodConfig
 from scoutview.methods.view_counts import check_view_numbers
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.crop_memory import CropMemory
+from scoutview.nn.gather import rank
 from scoutview.nn.heads import mlp
 from scoutview.nn.losses.clusters import cluster_cross_entropy
 from scoutview.nn.optim_config import CosineSchedule, LARSConfig, OptimizerConfig, ScheduleConfig
@@ -29,6 +31,8 @@ from scoutview.nn.partition import equal_partition, prototype_log_probabilities
 from scoutview.nn.precision import unit
 from scoutview.nn.sweep import encode_sweep, merged
 from scoutview.views.policy import Augment, Intensity, MultiCrop
+
+logger = logging.getLogger(__name__)
 
 _AUGMENT = Augment(intensity=Intensity(brightness=0.8, contrast=0.8, blur_probability=0.5))
 
@@ -52,8 +56,8 @@ class SeLaV2Config(MethodConfig):
     """Weight of the predictions against equal shares, lambda: log-probabilities are multiplied."""
     tolerance: float = Field(default=0.1, gt=0)
     """Labels are found when the scales of all images together change by less in a round."""
-    sinkhorn_iterations: int = Field(default=100, ge=1)
-    """Most rounds for the labels of one head."""
+    sinkhorn_iterations: int = Field(default=1000, ge=1)
+    """Most rounds for the labels of one head; a warning says when they did not suffice."""
     label_updates: int | None = Field(default=None, ge=2)
     """Times at which labels are computed, dense at the start (the first SeLa: 100); null is before
     every epoch."""
@@ -91,15 +95,7 @@ class SeLaV2(Objective):
     assignments: Tensor
     """Label of each image for each head, (H, N) int64; -100 before its first labelling."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: SeLaV2Config,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: SeLaV2Config, *, dataset_size: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = mlp(backbone.dim, config.hidden_dim, config.output_dim, batch_norm=True)
@@ -165,5 +161,14 @@ class SeLaV2(Objective):
                 tolerance=config.tolerance,
                 rounds=config.sinkhorn_iterations,
             )
+            if found.moved > config.tolerance and rank() == 0:
+                logger.warning(
+                    "Labels of head %d were not found in %d rounds: scales still change by %.3g,"
+                    " the tolerance is %g; raise sinkhorn_iterations, or lower sharpness.",
+                    head,
+                    found.rounds,
+                    found.moved,
+                    config.tolerance,
+                )
             unknown = torch.full_like(self.assignments[head], IGNORE)
             self.assignments[head] = merged(rows, found.labels, into=unknown)

@@ -33,7 +33,9 @@ class Partition:
     log_labels: Tensor
     """Logarithm of the scale of each label, (K,); the plan is exp(x + log_rows + log_labels)."""
     rounds: int
-    """Rounds that were needed."""
+    """Rounds that were done."""
+    moved: float
+    """By how much the scales of all rows changed in the last round, relative and summed."""
 
 
 @torch.no_grad()
@@ -46,7 +48,7 @@ def equal_partition(chunks: Chunks, *, tolerance: float = 0.1, rounds: int = 100
     Args:
         chunks: Log-probabilities times the sharpness (lambda), rows of this process in chunks.
         tolerance: Stop when the scales of the rows change by less, relative and summed over the
-            rows of all processes; looked at in rounds 0, 10, 20, ...
+            rows of all processes; looked at in rounds 0, 10, 20, ..., and in the last one.
         rounds: Most rounds, >= 1.
 
     Returns:
@@ -61,17 +63,17 @@ def equal_partition(chunks: Chunks, *, tolerance: float = 0.1, rounds: int = 100
     total = int(_sum(torch.tensor(rows, device=chunk.device)))
     log_rows = chunk.new_full((rows,), -math.log(total))  # (n,)
     mass = _log_mass(chunks, log_rows, log_rows.new_zeros(labels))
-    done = 0
+    done, moved = 0, math.inf
     for done in range(1, rounds + 1):
         log_labels = -math.log(labels) - mass  # (K,)
         before = log_rows.clone()
         mass = _log_mass(chunks, log_rows, log_labels, total=total)
-        if (done - 1) % _CHECK_EVERY == 0:
-            moved = _sum(((before - log_rows).exp() - 1.0).abs().sum())
-            if float(moved) <= tolerance:
+        if (done - 1) % _CHECK_EVERY == 0 or done == rounds:
+            moved = float(_sum(((before - log_rows).exp() - 1.0).abs().sum()))
+            if moved <= tolerance:
                 break
     found = torch.cat([(chunk + log_labels).argmax(dim=1) for chunk in chunks()])
-    return Partition(found, log_rows, log_labels, done)
+    return Partition(found, log_rows, log_labels, done, moved)
 
 
 def _log_mass(
