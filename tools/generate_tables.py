@@ -1,4 +1,4 @@
-"""Write the tables of methods and tasks into README.md and docs/methods/index.md.
+"""Write the tables of methods and tasks, and the defaults on the methods' pages.
 
 Run it after adding a method or a task: `python tools/generate_tables.py`. Everything comes from
 the registries, the docstrings, the pages in docs/methods and the golden cases; with `--check` it
@@ -10,14 +10,21 @@ import json
 import re
 import sys
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from scoutview.methods import METHODS
+from pydantic import BaseModel
+
+from scoutview.methods import METHODS, config_class
 from scoutview.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "methods"
 GOLDEN = ROOT / "tests" / "golden"
+_CUTS = ("counts", "crops", "size", "sizes", "scale", "scales", "fit", "grid", "cell_size")
+_CUTS += ("patch_size", "patch_scale")
+"""Settings of views that the pages show even where they are the views' own defaults."""
 BEGIN = "<!-- begin: made by tools/generate_tables.py -->"
 END = "<!-- end -->"
 
@@ -91,6 +98,60 @@ def _cases(folder: str) -> list[Path]:
     return sorted((GOLDEN / folder).glob("*.json"))
 
 
+def shown(value: Any) -> str:
+    """A default as the pages have it.
+
+    Of a group of settings stands what differs from the group's own defaults, and of views where
+    they are cut as well; settings inside their parts stand without the names of the parts.
+    """
+    if isinstance(value, tuple):
+        entries = ", ".join(map(shown, value))
+        return f"({entries},)" if len(value) == 1 else f"({entries})"
+    if not isinstance(value, BaseModel):
+        return str(value)
+    parts = []
+    for name, field in type(value).model_fields.items():
+        part = getattr(value, name)
+        same = not field.is_required() and part == field.get_default(call_default_factory=True)
+        if same and name not in _CUTS:
+            continue
+        entries = part if isinstance(part, tuple) else (part,)
+        if any(isinstance(entry, BaseModel) for entry in entries):
+            each = [f"({', '.join(leaves(entry))})" for entry in entries]
+            runs = [(len(list(run)), text) for text, run in groupby(each)]
+            parts.append(f"{name} " + " ".join(f"{n} x {s}" if n > 1 else s for n, s in runs))
+        else:
+            parts.append(f"{name} {shown(part)}")
+    return type(value).__name__ + (f"({', '.join(parts)})" if parts else "")
+
+
+def leaves(value: Any) -> list[str]:
+    """Settings inside a group, at any depth, that differ from the groups' own defaults."""
+    if isinstance(value, tuple):
+        return [leaf for entry in value for leaf in leaves(entry)]
+    found: list[str] = []
+    for name, field in type(value).model_fields.items() if isinstance(value, BaseModel) else ():
+        part = getattr(value, name)
+        if isinstance(part, BaseModel):
+            found += leaves(part)
+        elif field.is_required() or part != field.get_default(call_default_factory=True):
+            found.append(f"{name} {shown(part)}")
+    return found
+
+
+def with_defaults(name: str) -> str:
+    """The page of a method with the defaults of the code in its table."""
+    page, config = PAGES / f"{name}.md", config_class(name)()
+    text = page.read_text(encoding="utf-8")
+    for field in type(config).model_fields:
+        row = re.compile(rf"^(\| `{field}` \| )[^|\n]*( \|)", re.MULTILINE)
+        if len(row.findall(text)) != 1:
+            raise SystemExit(f"{page} needs one row `{field}` in its table of defaults.")
+        default = shown(getattr(config, field))
+        text = row.sub(lambda found, default=default: found[1] + default + found[2], text)
+    return text
+
+
 def tables(prefix: str) -> str:
     """Both tables.
 
@@ -127,6 +188,7 @@ def contents() -> dict[Path, str]:
     return {
         readme: f"{before}{BEGIN}\n{tables('docs/methods/')}\n{END}{after}",
         PAGES / "index.md": f"{INTRODUCTION}\n{tables('')}\n",
+        **{PAGES / f"{name}.md": with_defaults(name) for name in METHODS},
     }
 
 
