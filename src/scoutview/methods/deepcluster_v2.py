@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scoutview.base.randomness import CLUSTERS
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput, Sweep
+from scoutview.contract import Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import IGNORE, Batch
 from scoutview.methods.cluster_counts import ClusterCounts, fitted_clusters
 from scoutview.methods.config import MethodConfig
@@ -78,13 +78,7 @@ class DeepClusterV2(Objective):
     """Share of the images that the largest cluster of each head holds, (H,)."""
 
     def __init__(
-        self,
-        backbone: Backbone,
-        config: DeepClusterV2Config,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
+        self, backbone: Backbone, config: DeepClusterV2Config, *, dataset_size: int
     ) -> None:
         super().__init__()
         heads = len(config.clusters)

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from scoutview.base.errors import ConfigError
-from scoutview.contract import LabelSpec, Objective, Progress, StepOutput, Sweep
+from scoutview.contract import Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import Batch
 from scoutview.methods.cluster_counts import ClusterCounts, fitted_clusters
 from scoutview.methods.config import MethodConfig, lowered_queue
@@ -105,15 +105,7 @@ class PCLV2Config(MethodConfig):
 class PCL(Objective):
     """See the module docstring."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: PCLV2Config,
-        *,
-        dataset_size: int,
-        num_groups: int = 1,
-        labels: LabelSpec | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: PCLV2Config, *, dataset_size: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = mlp(
