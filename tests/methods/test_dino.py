@@ -88,3 +88,13 @@ def test_for_network__takes_the_settings_of_resnets():
     assert config.optimizer.kind == "sgd"
     assert config.views.scales == ((0.14, 1.0), (0.05, 0.14))
     assert config.model_fields_set == set()
+
+
+def test_for_network__steps_as_far_as_the_published_mean_loss():
+    config = DINOConfig().for_network("convolutional")
+    views = config.views.n_views
+    pairs = 2 * (views - 1) if config.loss_reduction == "sum" else 1
+    assert config.optimizer.lr * pairs == 0.03
+    assert DINOConfig().for_network("transformer").loss_reduction == "sum"
+    written = DINOConfig(loss_reduction="sum").for_network("convolutional")
+    assert written.loss_reduction == "sum"

@@ -83,6 +83,7 @@ class DINOConfig(MethodConfig):
         return self.with_defaults(
             views=self.views.model_copy(update={"scales": scales}),
             optimizer=SGDConfig(lr=0.03, weight_decay=1e-4),
+            loss_reduction="mean",  # the rate is that of the published code's loss
         )
 
     def first_epochs(self) -> dict[str, tuple[float, str]]:
