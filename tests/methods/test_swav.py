@@ -14,6 +14,7 @@ from scoutview.methods.swav import SwAV, SwAVConfig
 from scoutview.nn.backbones import encode_views
 from scoutview.nn.precision import unit
 from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
+from scoutview.train.optimizers import build_optimizer
 
 
 def method(**settings) -> SwAV:
@@ -45,6 +46,19 @@ def test_preflight__refuses_more_prototypes_than_images_and_warns_of_too_few_row
 def test_preflight__refuses_to_train_with_one_prototype():
     with pytest.raises(ConfigError, match="prototypes must be at least 2 to train, got 1"):
         SwAVConfig(prototypes=1).preflight(500, 64)
+
+
+def test_optimizer__steps_as_far_for_the_sum_as_for_the_mean_of_the_pairs():
+    moved = []
+    for pairs in (1.0, 14.0):
+        torch.manual_seed(0)
+        layer = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+        layer[1].bias.data.fill_(0.1)
+        optimizer = build_optimizer(layer, SwAVConfig().optimizer, batch_size=256)
+        (pairs * layer(torch.ones(2, 3)).square().sum()).backward()
+        optimizer.step()
+        moved.append([p.detach() for p in layer.parameters()])
+    torch.testing.assert_close(*moved)
 
 
 def test_prototypes__are_frozen_at_first_and_of_unit_length_always():

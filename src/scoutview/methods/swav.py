@@ -68,7 +68,7 @@ class SwAVConfig(MethodConfig):
     modality_reduction: Literal["mean", "sum"] = "mean"
     """How the losses of the modalities are joined: "mean" is the mean over all images (Ghesu et
     al., eq. 2), "sum" follows their eq. 4."""
-    optimizer: OptimizerConfig = LARSConfig(lr=0.6, weight_decay=1e-6)
+    optimizer: OptimizerConfig = LARSConfig(lr=0.6, weight_decay=1e-6, adapt_excluded=True)
     """Optimiser."""
     schedule: ScheduleConfig = CosineSchedule(final=0.001)
     """Learning-rate schedule."""
