@@ -40,7 +40,14 @@ def test_preflight__refuses_more_prototypes_than_images_and_warns_of_too_few_row
     with pytest.raises(ConfigError, match="prototypes must be at most 500"):
         SwAVConfig(prototypes=501).preflight(500, 64)
     _, notes = SwAVConfig(prototypes=400, queue_length=0).preflight(500, 64)
-    assert "cannot fill" in notes[0]
+    assert "cannot fill" in notes[1]
+
+
+def test_preflight__names_written_prototypes_of_few_images():
+    config, (thin,) = SwAVConfig(prototypes=400, queue_length=448).preflight(500, 64)
+    assert config.prototypes == 400
+    assert "400 prototypes have 1.2 images each" in thin
+    assert SwAVConfig(prototypes=50, queue_length=448).preflight(500, 64)[1] == []
 
 
 def test_preflight__refuses_to_train_with_one_prototype():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
+from scoutview.methods.cluster_counts import ENOUGH
 from scoutview.methods.config import MethodConfig, lowered
 from scoutview.methods.view_counts import check_view_numbers
 from scoutview.nn.backbones import Backbone, encode_views
@@ -118,9 +119,15 @@ class SwAVConfig(MethodConfig):
         config, more = lowered(config, "queue_length", max(batch, size // batch * batch), why)
         notes += more
         # by default ten images per cluster, so that a cluster can say more than an image
-        most = size if "prototypes" in self.model_fields_set else max(2, size // 10)
+        most = size if "prototypes" in self.model_fields_set else max(2, size // ENOUGH)
         config, more = lowered(config, "prototypes", most, why)
         notes += more
+        if most == size and config.prototypes * ENOUGH > size:
+            notes.append(
+                f"{config.prototypes} prototypes have {size / config.prototypes:.1f} images each;"
+                f" with fewer than {ENOUGH} a cluster says little more than an image, so lower"
+                " prototypes."
+            )
         if config.prototypes > batch + config.queue_length:
             notes.append(
                 f"{batch} {what} and a queue of {config.queue_length} cannot fill"
