@@ -56,6 +56,15 @@ def test_forward__draws_no_image_of_the_batch(monkeypatch):
     assert not torch.equal(seen[0], seen[1])
 
 
+def test_chance_loss__is_the_nce_of_images_that_look_alike():
+    insdis = method(negatives=16)
+    alike = unit(torch.ones(4, insdis.bank.rows.shape[1]))
+    insdis.bank.rows.copy_(alike[:1].expand_as(insdis.bank.rows))
+    loss, logs = insdis.loss(alike, torch.arange(4), torch.arange(8, 24), measure=True)
+    assert float(logs["chance_loss"]) == pytest.approx(math.log(17) + 16 * math.log(17 / 16))
+    assert float(loss) == pytest.approx(float(logs["chance_loss"]), rel=1e-4)
+
+
 @pytest.mark.parametrize("loss", ["nce", "softmax_bank", "full_softmax"])
 def test_after_update__overwrites_the_rows_of_the_batch(loss):
     insdis = method(loss=loss)

@@ -97,3 +97,15 @@ def test_preflight__lowers_the_default_and_refuses_what_the_user_wrote():
     assert "32000" in notes[0]
     with pytest.raises(ConfigError, match="at most 4452"):
         PIRLConfig(negatives=5000).preflight(4708, 256)
+
+
+def test_preflight__warns_of_a_constant_measured_on_random_rows():
+    _, notes = PIRLConfig(loss="constant_nce", negatives=100).preflight(4708, 256)
+    assert "runs away" in notes[0]
+    assert PIRLConfig(negatives=100).preflight(4708, 256)[1] == []
+
+
+@pytest.mark.parametrize("loss", ["nce", "softmax", "constant_nce"])
+def test_chance_loss__is_logged_by_every_loss(loss):
+    logs = method(loss=loss)(make_batch("pirl", 4), progress(0)).logs
+    assert float(logs["chance_loss"]) > 0

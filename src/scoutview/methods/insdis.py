@@ -27,6 +27,7 @@ from scoutview.nn.losses.nce import (
     bank_softmax,
     constant_nce,
     full_softmax,
+    share_nce_chance,
 )
 from scoutview.nn.optim_config import OptimizerConfig, ScheduleConfig, SGDConfig, StepSchedule
 from scoutview.nn.precision import unit
@@ -152,7 +153,9 @@ class InsDis(Objective):
         log_z = self.constant(logits, images=len(self.bank), anew=measure)
         nce = constant_nce(logits, log_z, images=len(self.bank), epsilon=config.epsilon)
         proximal = (query - old).square().sum(dim=1).mean()
+        chance = share_nce_chance(drawn.shape[-1])
         logs = {"nce": nce.detach(), "proximal": proximal.detach(), "log_z": log_z}
+        logs["chance_loss"] = torch.full_like(nce.detach(), chance)
         return nce + config.proximal_weight * proximal, logs
 
     def after_update(self, progress: Progress) -> None:

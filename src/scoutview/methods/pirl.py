@@ -75,7 +75,13 @@ class PIRLConfig(MethodConfig):
             "one crop and its patches meet the bank",
             "set views.crops to 1",
         )
-        return lowered_negatives(self, dataset_size, batch_size)
+        config, notes = lowered_negatives(self, dataset_size, batch_size)
+        if self.loss == "constant_nce":
+            notes.append(
+                "loss = constant_nce measures Z on a bank of random rows; the loss runs away on"
+                " small data sets, where real features soon replace them; use nce there."
+            )
+        return config, notes
 
 
 class PIRL(Objective):
@@ -104,10 +110,8 @@ class PIRL(Objective):
         of_image, of_jigsaw = self.losses(image, jigsaw, batch.rows, drawn)
         loss = torch.lerp(of_image, of_jigsaw, self.config.jigsaw_weight)
         logs = {"image_loss": of_image.detach(), "jigsaw_loss": of_jigsaw.detach()}
-        if self.config.loss != "constant_nce":
-            share = self.config.loss == "nce"
-            chance = share_nce_chance(count) if share else math.log(1 + count)
-            logs["chance_loss"] = torch.full_like(loss.detach(), chance)
+        chance = math.log(1 + count) if self.config.loss == "softmax" else share_nce_chance(count)
+        logs["chance_loss"] = torch.full_like(loss.detach(), chance)
         return StepOutput(loss, logs, features)
 
     def losses(

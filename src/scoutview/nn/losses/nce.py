@@ -128,6 +128,9 @@ def share_nce(logits: Tensor) -> Tensor:
 def share_nce_chance(negatives: int) -> float:
     """Give `share_nce` where all logits are equal.
 
+    It is also the least `constant_nce` of a network that cannot tell images apart: the one with
+    P(i | v) = 1 / N, which Z measured on its own logits gives it.
+
     Args:
         negatives: K.
     """
