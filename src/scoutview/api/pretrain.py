@@ -257,7 +257,8 @@ def _plan(
     sizes = modality_sizes(plan.samples, plan.store)
     config, more = _balanced(config, settings, sizes)
     notes += more
-    settings, more = settings.preflight_modalities(sizes, config.batch_size)
+    together = config.part_size * config.world  # what meets in a loss or a norm
+    settings, more = settings.preflight_modalities(sizes, together)
     notes += more + _checked_labels(config, method, plan)
     if config.view is None:
         largest = max(spec.size for spec in settings.views.specs(2))  # type: ignore[attr-defined]

@@ -21,7 +21,8 @@ class MethodConfig(Config):
 
         Args:
             dataset_size: Images in the training set.
-            batch_size: Images in the global batch.
+            batch_size: Images that meet in a loss or a norm: the global batch, or where that is
+                accumulated one part of it.
 
         Returns:
             The configuration with lowered defaults, and a message for each change or doubt.
@@ -43,7 +44,7 @@ class MethodConfig(Config):
 
         Args:
             sizes: Training images of each modality, at least one modality.
-            batch_size: Images in the global batch, a multiple of the number of modalities where
+            batch_size: As for `preflight`, a multiple of the number of modalities where
                 `equal_modalities` holds.
 
         Returns:
