@@ -34,8 +34,8 @@ def nt_xent_logits(
         same: Where a negative is of the anchor's image, (B, K) bool: it does not count.
 
     Returns:
-        Logits, (2B, 2 world B + K), -inf where an anchor meets its own image, and the column of each
-        anchor's partner, (2B,). Columns are the first views of all processes, then the second
+        Logits, (2B, 2 world B + K), -inf where an anchor meets its own image, and the column of
+        each anchor's partner, (2B,). Columns are the first views of all processes, then the second
         views, then `negatives`.
     """
     n, total = len(z0), len(z0) * world_size()
@@ -169,10 +169,7 @@ class _FixedNegatives(torch.autograd.Function):
     ) -> Tensor:
         scaled = query / temperature  # (B, D)
         partner = (scaled * positive).sum(dim=1, keepdim=True)  # (B, 1)
-        peak, total = (
-            partner,
-            torch.ones_like(partner),
-        )  # (B, 1) each: highest logit, sum of exp below it
+        peak, total = partner, torch.ones_like(partner)  # (B, 1): highest logit, sum of exp below
         pull = torch.zeros_like(query)  # (B, D) sum of exp times negative
         step = _block_rows(query)
         for start in range(0, len(negatives), step):
