@@ -251,6 +251,8 @@ def test_page__exists_and_has_its_sections(name):
     text = page.read_text()
     for heading in ("## Idea", "## Defaults", "## Cost", "## Deviations", "## When to choose it"):
         assert heading in text, heading
+    before, _, _ = text.partition("## Defaults")
+    assert before.count("```") == 2, "show the flow of data before the defaults"
 
 
 @every_method
