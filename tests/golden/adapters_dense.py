@@ -1,14 +1,16 @@
 """Adapters of pixel-to-propagation consistency."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
-from tests.golden.case import Case, gradients, leaf
-from torch import Tensor
+from tests.golden.case import Case, batch_of, gradients, leaf, progress
+from torch import Tensor, nn
 
+from scoutview.methods.pixpro import PixPro, PixProConfig
+from scoutview.nn.backbones import Dense
 from scoutview.nn.losses.places import Frame, place_consistency, same_place, view_frame
-from scoutview.nn.propagation import PixelPropagation
 from scoutview.nn.teacher import cosine_momentum
 
 _VIEW = 7
@@ -31,10 +33,49 @@ def _regression_loss(case: Case) -> dict[str, Any]:
     grid = tuple(case.ins["q"].shape[2:])
     q = leaf(case.ins["q"])
     k = case.ins["k"]
+    geometry = [_affine(_frame(case.ins[name]), grid) for name in ("coord_q", "coord_k")]
+    batch = replace(batch_of(q, k), geometry=geometry)
+    losses = {}
+    for doubled in (False, True):
+        method = _method(
+            case.arguments["C"], doubled_loss=doubled, threshold=case.arguments["pos_ratio"]
+        )
+        method.place_projector, method.propagation = nn.Identity(), nn.Identity()
+        method.teacher_projector = nn.Identity()
+        losses[doubled] = method(batch, progress()).loss
+    # The way back has the same value, because nothing lies between q or k and the loss.
+    loss, paper = losses[True] / 2.0, losses[False] / 2.0
+    # The method brings q to length 1, which the reference does before: its gradient starts behind.
     frames = (_frame(case.ins["coord_q"]), _frame(case.ins["coord_k"]))
     same = same_place(*frames, grid, grid, threshold=case.arguments["pos_ratio"])
-    paper = place_consistency(_cells(q), _cells(k), same)
-    return {"loss": 2.0 * paper, "paper_loss": paper, **gradients(2.0 * paper, q=q)}
+    behind = 2.0 * place_consistency(_cells(q), _cells(k), same)
+    return {"loss": loss, "paper_loss": paper, **gradients(behind, q=q)}
+
+
+class _Maps(nn.Module):
+    """A backbone for feature maps, (B, D, H, W): gives back what it gets."""
+
+    ndim, strides = 2, (1,)
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim, self.widths = dim, (dim,)
+
+    def dense(self, view: Tensor) -> Dense:
+        return Dense(_cells(view), tuple(view.shape[2:]), view.mean(dim=(2, 3)))
+
+
+def _method(dim: int, **settings: Any) -> Any:
+    config = PixProConfig.build({"hidden_dim": 1, "output_dim": dim, **settings})
+    return PixPro(cast("Any", _Maps(dim)), config).double()
+
+
+def _affine(frame: Frame, grid: tuple[int, ...]) -> Tensor:
+    """Map from the pixels of a view to its image, (B, 2, 3), as `view_frame` reads it."""
+    lengths = torch.tensor(grid, dtype=torch.float64)
+    linear = frame.sides / lengths
+    offset = frame.corner + (linear / 2).sum(dim=2)
+    return torch.cat([linear, offset[:, :, None]], dim=2)
 
 
 def _frame(boxes: Tensor) -> Frame:
@@ -49,9 +90,10 @@ def _cells(feature_map: Tensor) -> Tensor:
 
 def _propagation(case: Case) -> dict[str, Any]:
     a, ins = case.arguments, case.ins
-    module = PixelPropagation(
-        a["C"], exponent=a["p"], layers=a["transform_layers"], normalise_values=True
-    ).double()
+    method = _method(
+        a["C"], exponent=a["p"], transform_layers=a["transform_layers"], normalise_values=True
+    )
+    module = method.propagation
     (linear,) = module.transform
     linear.weight.data.copy_(ins["value.weight"].flatten(1))
     linear.bias.data.copy_(ins["value.bias"])

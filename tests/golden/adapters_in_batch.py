@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.golden.case import Case, Vectors, batch_of, gradients, leaf, progress
+from tests.golden.case import Case, Given, Vectors, batch_of, gradients, leaf, progress
 from torch import Tensor, nn
 
 from scoutview.methods import build, config_class
 from scoutview.nn.losses.contrastive import in_batch_info_nce, info_nce_logits
 from scoutview.nn.losses.redundancy import vicreg_terms
-from scoutview.nn.losses.regression import symmetric_negative_cosine
 
 
 def moco(case: Case) -> dict[str, Any]:
@@ -68,8 +67,19 @@ def moco(case: Case) -> dict[str, Any]:
 
 def simsiam(case: Case) -> dict[str, Any]:
     p1, p2 = leaf(case.ins["p1"]), leaf(case.ins["p2"])
-    loss = symmetric_negative_cosine(p1, p2, case.ins["z1"], case.ins["z2"])
+    method = with_heads("simsiam", case, projector=("z1", "z2"))
+    method.predictor = Given(p1, p2)
+    loss = method(batch_of(case.ins["z1"], case.ins["z2"]), progress()).loss
     return {"loss": loss, **gradients(loss, p1=p1, p2=p2)}
+
+
+def with_heads(name: str, case: Case, *, projector: tuple[str, ...] = (), **settings: Any) -> Any:
+    """A method whose network is left out and whose projector gives inputs of the case."""
+    dim = case.arguments["C"]
+    config = config_class(name).build({"hidden_dim": 1, **settings})
+    method: Any = build(name, Vectors(dim), config, dataset_size=1000)
+    method.projector = Given(*(case.ins[z] for z in projector)) if projector else nn.Identity()
+    return method
 
 
 def vicreg(case: Case) -> dict[str, Any]:
@@ -103,15 +113,15 @@ def vicreg(case: Case) -> dict[str, Any]:
 
 
 def moco_v3(case: Case) -> dict[str, Any]:
+    temperature = case.arguments["temperature"]
     q1, q2 = leaf(case.ins["q1"]), leaf(case.ins["q2"])
-    first, second = (
-        in_batch_info_nce(q, case.ins[k], temperature=case.arguments["temperature"])
-        for q, k in ((q1, "k2"), (q2, "k1"))
-    )
-    loss = first + second
+    method = with_heads("moco_v3", case, temperature=temperature)
+    method.predictor = Given(q1, q2)
+    method.teacher_projector = Given(case.ins["k1"], case.ins["k2"])
+    loss = method(batch_of(case.ins["k1"], case.ins["k2"]), progress()).loss
     return {
         "loss": loss,
-        "loss_q1_k2": first,
-        "loss_q2_k1": second,
+        "loss_q1_k2": in_batch_info_nce(q1, case.ins["k2"], temperature=temperature),
+        "loss_q2_k1": in_batch_info_nce(q2, case.ins["k1"], temperature=temperature),
         **gradients(loss, q1=q1, q2=q2),
     }

@@ -86,3 +86,14 @@ class Vectors(nn.Identity):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
+
+
+class Given(nn.Module):
+    """A head that gives what a case has, one output per call."""
+
+    def __init__(self, *outputs: Tensor) -> None:
+        super().__init__()
+        self.outputs = list(outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.outputs.pop(0)

@@ -19,15 +19,17 @@ from tests.golden.adapters_banks import infomin, insdis, pirl
 from tests.golden.adapters_clusters import deepcluster_v2, pcl, sela
 from tests.golden.adapters_dense import pixpro
 from tests.golden.adapters_energy import philipsen
-from tests.golden.adapters_in_batch import moco, moco_v3, simsiam, vicreg
+from tests.golden.adapters_in_batch import moco, moco_v3, simsiam, vicreg, with_heads
 from tests.golden.adapters_interclr import interclr
 from tests.golden.adapters_schedules import schedule
 from tests.golden.case import (
     Case,
+    Given,
     MissingError,
     Named,
     Vectors,
     as_tensor,
+    batch_of,
     gradients,
     leaf,
     load,
@@ -38,8 +40,8 @@ from torch import Tensor, nn
 from scoutview.base.errors import ConfigError
 from scoutview.nn.clustering import sinkhorn
 from scoutview.nn.losses.contrastive import nt_xent, nt_xent_logits
-from scoutview.nn.losses.redundancy import barlow_twins_loss, cross_correlation
-from scoutview.nn.losses.regression import normalized_regression, symmetric_regression
+from scoutview.nn.losses.redundancy import cross_correlation
+from scoutview.nn.losses.regression import normalized_regression
 from scoutview.nn.losses.swapped import prototype_scores
 from scoutview.nn.probe_solvers import knn_votes
 from scoutview.nn.teacher import cosine_momentum, update_teacher
@@ -89,7 +91,10 @@ def positive_first(logits: Tensor, partner: Tensor) -> Tensor:
 def byol(case: Case) -> dict[str, Any]:
     if "p1" in case.ins:
         p1, p2 = leaf(case.ins["p1"]), leaf(case.ins["p2"])
-        loss = symmetric_regression(p1, p2, case.ins["t1"], case.ins["t2"])
+        method = with_heads("byol", case)
+        method.predictor = Given(p1, p2)
+        method.teacher_projector = Given(case.ins["t1"], case.ins["t2"])
+        loss = method(batch_of(case.ins["t1"], case.ins["t2"]), progress()).loss
         return {
             "loss": loss,
             "per_sample_12": normalized_regression(p1, case.ins["t2"]),
@@ -109,7 +114,8 @@ def byol(case: Case) -> dict[str, Any]:
 def barlow_twins(case: Case) -> dict[str, Any]:
     z1, z2 = leaf(case.ins["z1"]), leaf(case.ins["z2"])
     eps = case.arguments["bn_eps"]
-    loss = barlow_twins_loss(z1, z2, off_diagonal=case.arguments["lambd"], eps=eps)
+    settings = {"off_diagonal": case.arguments["lambd"], "variance_eps": eps}
+    loss = with_heads("barlow_twins", case, **settings)(batch_of(z1, z2), progress()).loss
     c = cross_correlation(z1, z2, eps=eps)
     return {"loss": loss, "c": c, **gradients(loss, z1=z1, z2=z2)}
 
