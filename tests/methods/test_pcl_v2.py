@@ -7,6 +7,7 @@ from tests.methods.objectives import make_batch, progress, small_backbone, sweep
 from scoutview.base.errors import ConfigError
 from scoutview.methods.pcl_v1 import PCLV1Config
 from scoutview.methods.pcl_v2 import PCL, PCLV2Config
+from scoutview.train.monitor import CollapseMonitor
 
 
 def method(**settings) -> PCL:
@@ -83,3 +84,17 @@ def test_version_1__differs_in_head_temperature_views_and_schedule():
         name for name in PCLV2Config.model_fields if getattr(first, name) != getattr(second, name)
     }
     assert differing == {"views", "projector_layers", "temperature", "schedule"}
+
+
+def test_largest_cluster__raises_the_alarm_when_the_teacher_says_the_same_of_all_images():
+    pcl = method()
+    monitor = CollapseMonitor(batch_size=16, dataset_size=64)
+    batch, raised = make_batch("pcl_v2", 16), []
+    for step in range(4):
+        pcl.between_epochs(sweep_of("pcl_v2"), progress(step))
+        logs = pcl(batch, progress(step)).logs
+        raised.append(monitor.check(step, {"loss": 1.0, **{k: float(v) for k, v in logs.items()}}))
+        with torch.no_grad():  # planted after the first epoch
+            pcl.teacher_projector[-1].weight.zero_()
+            pcl.teacher_projector[-1].bias.fill_(1.0)
+    assert [[alarm.name for alarm in alarms] for alarms in raised] == [[], [], [], ["one_cluster"]]
