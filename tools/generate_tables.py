@@ -22,8 +22,9 @@ from scoutview.tasks import TASKS
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "methods"
 GOLDEN = ROOT / "tests" / "golden"
-_CUTS = ("counts", "crops", "size", "sizes", "scale", "scales", "fit", "grid", "cell_size")
-_CUTS += ("patch_size", "patch_scale")
+_CUTS = frozenset(
+    "counts crops size sizes scale scales fit grid cell_size patch_size patch_scale".split()
+)
 """Settings of views that the pages show even where they are the views' own defaults."""
 BEGIN = "<!-- begin: made by tools/generate_tables.py -->"
 END = "<!-- end -->"
@@ -80,7 +81,7 @@ def folders() -> dict[str, list[str]]:
         assert isinstance(key, ast.Constant)
         assert isinstance(value, ast.Tuple)
         for name in ast.literal_eval(value.elts[0]).split():
-            found.setdefault(name, []).append(key.value)
+            found.setdefault(name, []).append(str(key.value))
     return found
 
 
@@ -105,8 +106,8 @@ def shown(value: Any) -> str:
     they are cut as well; settings inside their parts stand without the names of the parts.
     """
     if isinstance(value, tuple):
-        entries = ", ".join(map(shown, value))
-        return f"({entries},)" if len(value) == 1 else f"({entries})"
+        inside = ", ".join(map(shown, value))
+        return f"({inside},)" if len(value) == 1 else f"({inside})"
     if not isinstance(value, BaseModel):
         return str(value)
     parts = []
@@ -148,7 +149,7 @@ def with_defaults(name: str) -> str:
         if len(row.findall(text)) != 1:
             raise SystemExit(f"{page} needs one row `{field}` in its table of defaults.")
         default = shown(getattr(config, field))
-        text = row.sub(lambda found, default=default: found[1] + default + found[2], text)
+        text = row.sub(rf"\g<1>{default}\g<2>", text)
     return text
 
 
