@@ -23,7 +23,19 @@ ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "methods"
 GOLDEN = ROOT / "tests" / "golden"
 _CUTS = frozenset(
-    "counts crops size sizes scale scales fit grid cell_size patch_size patch_scale".split()
+    [
+        "counts",
+        "crops",
+        "size",
+        "sizes",
+        "scale",
+        "scales",
+        "fit",
+        "grid",
+        "cell_size",
+        "patch_size",
+        "patch_scale",
+    ]
 )
 """Settings of views that the pages show even where they are the views' own defaults."""
 BEGIN = "<!-- begin: made by tools/generate_tables.py -->"
