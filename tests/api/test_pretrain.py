@@ -76,7 +76,7 @@ def small(name, **changes):
     return kind(**{key: v for key, v in values.items() if key in kind.model_fields})
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", ["deepcluster_v2", "simclr", "supervised"])
 def test_pretrain__writes_a_complete_run(name, cohort, tmp_path):
     path = pretrain(cohort, name, tmp_path / "run", config=tiny_config(), settings=small(name))
     run = RunFolder.open(path)
