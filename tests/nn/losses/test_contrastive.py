@@ -105,7 +105,7 @@ def test_info_nce__in_blocks_equals_cross_entropy_of_all_logits(monkeypatch, row
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_info_nce__leaves_out_negatives_of_the_querys_own_image(monkeypatch, rows):
+def test_info_nce__leaves_out_negatives_of_the_own_image(monkeypatch, rows):
     monkeypatch.setattr(contrastive, "_block_rows", lambda query: rows)
     query, positive, negatives = info_nce_case()
     own, images = torch.tensor([3, 9, 3, 70, 0]), torch.arange(50) % 10
