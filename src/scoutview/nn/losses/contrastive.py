@@ -1,5 +1,7 @@
 """Losses that attract views of one image and repel other images."""
 
+import itertools
+import math
 from typing import Any, Literal
 
 import torch
@@ -172,12 +174,13 @@ class _FixedNegatives(torch.autograd.Function):
         peak, total = partner, torch.ones_like(partner)  # (B, 1): highest logit, sum of exp below
         pull = torch.zeros_like(query)  # (B, D) sum of exp times negative
         step = _block_rows(query)
+        holders = _holders(own, images, step)
         for start in range(0, len(negatives), step):
             block = negatives[start : start + step]
             logits = scaled @ block.T  # (B, rows)
             if own is not None and images is not None:
-                kept = torch.empty_like(logits)
-                leave_out(logits, torch.ne(images[start : start + step], own[:, None], out=kept))
+                places = holders[start // step] if holders is not None else None
+                _leave_out_own(logits, own, images[start : start + step], places)
             highest = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
             shrink, peak = (peak - highest).exp(), highest
             weights = logits.sub_(peak).exp_()  # (B, rows)
@@ -199,6 +202,32 @@ class _FixedNegatives(torch.autograd.Function):
             grad * towards_positive if wanted[1] else None,
             *[None] * 4,
         )
+
+
+def _holders(own: Tensor | None, images: Tensor | None, step: int) -> list[Tensor] | None:
+    """For each block of `step` negatives, the places in it that hold an image of a query.
+
+    Hardly any place does, so that on a CPU it pays to look for them first; elsewhere the host would
+    have to wait for what was found, and None says that whole blocks are compared.
+    """
+    if own is None or images is None or images.device.type != "cpu":
+        return None
+    places = torch.isin(images, own).nonzero()[:, 0]  # (M,), rising
+    starts = torch.arange(0, len(images) + step, step)
+    bounds: list[int] = torch.searchsorted(places, starts).tolist()
+    return [
+        places[low:high] - number * step
+        for number, (low, high) in enumerate(itertools.pairwise(bounds))
+    ]
+
+
+def _leave_out_own(logits: Tensor, own: Tensor, images: Tensor, places: Tensor | None) -> None:
+    """Give negatives of the queries' own images no weight, logits (B, rows) in place."""
+    if places is None:
+        leave_out(logits, (images != own[:, None]).to(logits.dtype))
+    elif len(places):
+        same = images[places] == own[:, None]  # (B, M)
+        logits[:, places] = logits[:, places].masked_fill_(same, -math.inf)
 
 
 def _block_rows(query: Tensor) -> int:
