@@ -1,10 +1,8 @@
 """SwAV: the cluster of one view is predicted from the other views; clusters have equal size.
 
 Source: Caron et al., 2020, arXiv:2006.09882; per modality: Ghesu et al., 2022, arXiv:2201.01283.
-Deviations: views without colour and without flips, because our images are grey and have a left and
-a right. Defaults are those of the paper's small-batch setting (256 images, queue from epoch 15),
-because that is what most readers can run. The prototypes stay frozen for an epoch rather than for a
-number of steps, so that small data keep the proportion.
+Deviations: views without colour and without flips (grey images with a left and a right). Defaults
+of the paper's small-batch setting. Prototypes stay frozen for epochs, not steps.
 """
 
 import math
