@@ -1,8 +1,7 @@
 """SwAV: the cluster of one view is predicted from the other views; clusters have equal size.
 
 Source: Caron et al., 2020, arXiv:2006.09882; per modality: Ghesu et al., 2022, arXiv:2201.01283.
-Deviations: views without colour and without flips (grey images with a left and a right). Defaults
-of the paper's small-batch setting. Prototypes stay frozen for epochs, not steps.
+Deviations: views without colour and flips; small-batch defaults; prototypes frozen for epochs.
 """
 
 import math
