@@ -47,7 +47,7 @@ def path(tmp_path_factory):
         ("store", cohort, "--workers", 2),
         ("show", cohort, "--sheet", out / "sheet.png", "--images", 6),
         (*pretrain, *budget),
-        (*transfer, "--seed", 0, "--seed", 1, "--fraction", 0.5),
+        (*transfer, "--seed", 2, "--seed", 3, "--fraction", 0.9),
         ("embed", cohort, run, "--out", study / "embeddings" / "simclr"),
         ("compare", study, "--out", out / "results"),
         ("export", run, "--out", out / "exported"),
