@@ -39,4 +39,6 @@ def test_preflight__refuses_views_that_do_not_fit_the_method(name, changes, mess
     ],
 )
 def test_preflight__takes_views_that_fit(name, changes):
-    config_class(name)(**changes).preflight(4708, 64)
+    written = config_class(name)(**changes)
+    config, _ = written.preflight(4708, 64)
+    assert config.views == written.views
