@@ -2,11 +2,9 @@
 
 import functools
 import logging
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
@@ -22,6 +20,7 @@ from scoutview.api.transfer import Mode, TransferConfig, like_run, transfer
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, RunError, ScoutviewError, missing_extra
 from scoutview.base.files import read_json, require_empty, sync_folder, write_json
+from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar, show_bars
 from scoutview.methods import config_class
 from scoutview.results.run import RunFolder
@@ -316,9 +315,8 @@ def _local(work: Work, jobs: Sequence[Job], workers: int) -> Iterator[Path]:
     if workers == 1 or len(jobs) < 2:
         yield from map(work, jobs)
         return
-    context = multiprocessing.get_context("spawn")
     quiet = functools.partial(show_bars, False)  # bars of several processes would mix
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=quiet) as pool:
+    with process_pool(workers, initializer=quiet) as pool:
         yield from pool.map(work, jobs)
 
 

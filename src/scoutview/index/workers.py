@@ -1,14 +1,14 @@
 """Work for several processes, a few jobs in flight at a time, so that nothing piles up."""
 
 import logging
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from scoutview.base.errors import RunError
+from scoutview.base.processes import process_pool
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Workers:
                 halved and tried again, down to the part that cannot be halved.
 
         Raises:
-            RunError: A job that cannot be divided ended its process.
+            RunError: A job that cannot be divided ended its process, or none starts.
         """
         flying: dict[Future[Result], Job] = {}
         for job in jobs:
@@ -76,7 +76,7 @@ class Workers:
         self, work: Callable[[Job], Result], job: Job, flying: dict[Future[Result], Job]
     ) -> None:
         if self._pool is None:
-            self._pool = _pool(self._count)
+            self._pool = process_pool(self._count, preload=_PRELOAD)
         try:
             flying[self._pool.submit(work, job)] = job
         except BrokenProcessPool as error:
@@ -105,7 +105,7 @@ class Workers:
 
 def _redone(work: Callable[[Job], Result], job: Job) -> Iterator[Result]:
     """Do a job in a process of its own; one that ends its process again is divided."""
-    with _pool(1) as pool:
+    with process_pool(1, preload=_PRELOAD) as pool:
         future = pool.submit(work, job)
         wait([future])
     if not isinstance(future.exception(), BrokenProcessPool):
@@ -120,13 +120,3 @@ def _redone(work: Callable[[Job], Result], job: Job) -> Iterator[Result]:
     _LOG.warning("a process died while reading files; looking for the file that did it")
     for part in parts:
         yield from _redone(work, part)
-
-
-def _pool(count: int) -> ProcessPoolExecutor:
-    # Never fork: the caller may run threads of torch or OpenCV.
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-    context: Any = multiprocessing.get_context("forkserver")
-    # One import for all processes; each of them then starts within milliseconds.
-    context.set_forkserver_preload(list(_PRELOAD))
-    return ProcessPoolExecutor(count, mp_context=context)

@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from pydantic import Field
 from scoutview.base.config import Config
 from scoutview.base.errors import DataError, RunError
 from scoutview.base.files import read_json, remove_partial
+from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar
 from scoutview.pixels.headers import Locator
 from scoutview.store import rows, shards
@@ -104,6 +105,7 @@ def build_store(
 
     Raises:
         DataError: The cohort has no images, or its private table lacks one.
+        RunError: No worker process starts.
     """
     config = config or StoreConfig()
     folder = Path(folder) if folder is not None else Path(cohort.folder) / FOLDER
@@ -266,7 +268,7 @@ def _prepared(jobs: Iterable[Job], workers: int) -> Iterator[shards.Piece]:
         return
     jobs = iter(jobs)
     flying: deque[tuple[Job, Future[shards.Piece]]] = deque()
-    pool = _pool(workers)
+    pool = process_pool(workers, initializer=_end_with_parent)
     try:
         while True:
             for job in jobs:
@@ -284,14 +286,14 @@ def _prepared(jobs: Iterable[Job], workers: int) -> Iterator[shards.Piece]:
                 flying.clear()
                 pool.shutdown(wait=False, cancel_futures=True)
                 yield from _one_by_one(suspects)
-                pool = _pool(workers)
+                pool = process_pool(workers, initializer=_end_with_parent)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _one_by_one(jobs: Sequence[Job]) -> Iterator[shards.Piece]:
     """Prepare every image in a process that may die."""
-    pool = _pool(1)
+    pool = process_pool(1, initializer=_end_with_parent)
     try:
         for job in jobs:
             for item in job.items:
@@ -300,16 +302,9 @@ def _one_by_one(jobs: Sequence[Job]) -> Iterator[shards.Piece]:
                 except BrokenProcessPool:
                     logger.warning("store: decoding one image ended its process; it is left out")
                     yield crashed([item])
-                    pool = _pool(1)
+                    pool = process_pool(1, initializer=_end_with_parent)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Never fork: the caller may run threads of torch or OpenCV.
-    known = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
