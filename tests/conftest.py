@@ -1,6 +1,8 @@
 """Shared by all tests."""
 
 import io
+import multiprocessing
+import multiprocessing.forkserver
 import sys
 from pathlib import Path
 
@@ -11,6 +13,16 @@ from scoutview.base import progress
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+_PRELOAD = ["scoutview.index.scan", "scoutview.api.pretrain", "scoutview.api.transfer"]
+
+
+def pytest_sessionstart(session):
+    """Import once for every process that a test will start; it then comes up in milliseconds."""
+    distributed = session.config.getoption("numprocesses", None)
+    if not distributed or hasattr(session.config, "workerinput"):
+        multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOAD)
+        multiprocessing.forkserver.ensure_running()
+
 
 @pytest.fixture
 def terminal(monkeypatch):
@@ -20,3 +32,14 @@ def terminal(monkeypatch):
     monkeypatch.setattr(progress, "_screen", progress._Screen())
     monkeypatch.setattr(progress, "console", lambda: console)
     return text
+
+
+@pytest.fixture
+def quarter_of_the_set(tmp_path, monkeypatch):
+    """What PneumoniaMNIST's recipe reads: a quarter of the bundled radiographs."""
+    from tests.cohorts import write_radiographs
+
+    source = tmp_path / "quarter"
+    counts = {"train": 1177, "val": 131, "test": 156}
+    write_radiographs(source / "demo_data" / "pneumoniamnist.npz", counts)
+    monkeypatch.setattr("scoutview.recipes.pneumoniamnist.files", lambda package: source)

@@ -1,5 +1,6 @@
 """Process tests: kill a writer inside every file operation; run ranks under one forkserver."""
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -73,7 +74,7 @@ def _die_at(n: int, skip: Callable[[tuple[Any, ...]], bool]) -> None:
 
 
 def run_ranks(work: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
-    """Call `work(*arguments)` in `world` processes of one gloo group.
+    """Call `work(*arguments)` in `world` processes of one gloo group, which stay for the next call.
 
     Args:
         work: A module-level function; its result must pickle.
@@ -83,31 +84,43 @@ def run_ranks(work: Callable[..., Any], world: int, *arguments: Any) -> list[Any
     Returns:
         The results by rank.
     """
+    pool = _ranks(world)
+    jobs = [pool.apply_async(_called, (work, arguments)) for _ in range(world)]
+    try:
+        return [result for _, result in sorted((job.get(timeout=240) for job in jobs), key=_rank)]
+    except BaseException:  # the others may wait in a collective for ever
+        pool.terminate()
+        _ranks.cache_clear()
+        raise
+
+
+@functools.cache
+def _ranks(world: int) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "timm"])
-    port = _free_port()
-    with context.Pool(world) as pool:
-        jobs = [
-            pool.apply_async(_as_rank, (work, rank, world, port, arguments))
-            for rank in range(world)
-        ]
-        return [job.get(timeout=240) for job in jobs]
+    ranks = context.SimpleQueue()
+    for rank in range(world):
+        ranks.put(rank)
+    return context.Pool(world, _join_group, (ranks, world, _free_port()))
 
 
-def _as_rank(
-    work: Callable[..., Any], rank: int, world: int, port: int, arguments: tuple[Any, ...]
-) -> Any:
+def _join_group(ranks: Any, world: int, port: int) -> None:
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
-    )
-    try:
-        return work(*arguments)
-    finally:
-        dist.destroy_process_group()
+    place = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=place, rank=ranks.get(), world_size=world)
+
+
+def _called(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[int, Any]:
+    import torch.distributed as dist
+
+    dist.barrier()  # so that no process takes two of the calls
+    return dist.get_rank(), work(*arguments)
+
+
+def _rank(result: tuple[int, Any]) -> int:
+    return result[0]
 
 
 def _free_port() -> int:

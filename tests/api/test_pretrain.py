@@ -227,7 +227,6 @@ def test_pretrain__killed_and_resumed_is_bit_equal(name, cohort, tmp_path):
     print(f"{name} is killed at step {step}")
     store(cohort)  # once, before two processes ask for it
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "timm"])
     child = context.Process(target=run_and_die, args=(cohort, name, tmp_path / "killed", step))
     child.start()
     torch.set_num_threads(1)

@@ -278,7 +278,6 @@ def test_transfer__killed_in_training_and_resumed_is_bit_equal(cohort, tmp_path)
     print(f"seed 1 is killed at step {step}")
     store(cohort)  # once, before two processes ask for it
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "timm"])
     arguments = (cohort, tmp_path / "killed", config, 1, step)
     child = context.Process(target=die_in_training, args=arguments)
     child.start()

@@ -115,7 +115,8 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # the tutorial takes 20 s on a quiet core, all pages 40 s
+@pytest.mark.timeout(600)  # all pages take 40 s on a quiet core
+@pytest.mark.usefixtures("quarter_of_the_set")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=named)
 def test_page__code_runs_and_commands_parse(page, folder):
     PREPARED.get(named(page), lambda folder: None)(folder)

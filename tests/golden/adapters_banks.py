@@ -171,8 +171,7 @@ def infomin(case: Case) -> Outputs:
         for q in (query, jigsaw)
     )
     out = gradients(loss, q_raw=q_raw, patch_feat=patch_feat)
-    method._new_keys.append(ins["all_k"])
-    method._new_images.append(torch.arange(len(ins["all_k"])))
+    method.queue.hold(ins["all_k"], torch.arange(len(ins["all_k"])))
     method.after_update(progress())
     return {
         "loss": loss,

@@ -47,9 +47,8 @@ def moco(case: Case) -> dict[str, Any]:
         loss = method(batch, progress(step)).loss
         with torch.no_grad():
             query = nn.functional.normalize(student(im_q), dim=1)
-            logits = info_nce_logits(
-                query, method._new_keys[0], method.queue.rows, temperature=a["temperature"]
-            )
+            (key, _), queue = method.queue.held[0], method.queue.rows
+            logits = info_nce_logits(query, key, queue, temperature=a["temperature"])
         method.zero_grad()
         loss.backward()
         out["loss"].append(loss.detach())

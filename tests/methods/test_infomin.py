@@ -16,7 +16,7 @@ def method(**settings) -> InfoMin:
 def test_forward__both_branches_look_for_the_key_of_the_second_crop():
     infomin, batch = method(jigsaw_weight=0.25).eval(), make_batch("infomin", 4)
     out = infomin(batch, progress(0))
-    key = infomin._new_keys[0]
+    key, _ = infomin.queue.held[0]
     patches = torch.cat([infomin.backbone(view) for view in batch.views[2:]])
     queries = infomin.projector(infomin.backbone(batch.views[0])), infomin.jigsaw(patches)
     expected = []
@@ -35,7 +35,7 @@ def test_after_update__stores_keys_and_moves_the_teacher_of_the_crops():
     before = infomin.teacher_projector[0].weight.clone()
     for seed in (0, 1):
         infomin(make_batch("infomin", 4, seed=seed), progress(0))
-    keys = torch.cat(infomin._new_keys)
+    keys = torch.cat([rows for rows, _ in infomin.queue.held])
     with torch.no_grad():
         infomin.projector[0].weight.add_(1.0)
     infomin.after_update(progress(0))

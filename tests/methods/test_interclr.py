@@ -24,6 +24,7 @@ from scoutview.methods.moco_v2_interclr import MoCoV2InterCLRConfig
 from scoutview.nn.banks import MemoryBank
 from scoutview.nn.losses.contrastive import info_nce
 from scoutview.nn.precision import unit
+from scoutview.train.monitor import CollapseMonitor
 
 NAMES = ("npid_v2_interclr", "moco_v2_interclr", "byol_interclr")
 IMAGES = 64
@@ -343,3 +344,21 @@ def test_base_loss__of_npid_is_info_nce_over_the_bank():
     _, query, itself, others = objective.base.encode(batch, progress(0))
     expected = info_nce(query, itself, others, temperature=0.1)
     torch.testing.assert_close(out.logs["intra_loss"], expected.detach())
+
+
+@every_name
+def test_largest_cluster__raises_the_alarm_when_all_images_look_the_same(name):
+    rarely = {"min_cluster": 1, "refresh_every": 1000}  # repair splits so few images for ever
+    objective = method(name, queue_length=16, **rarely)
+    objective.between_epochs(sweep_of(name), progress(0))
+    heads = (objective.base.projector, getattr(objective.base, "teacher_projector", None))
+    monitor, raised = CollapseMonitor(batch_size=16, dataset_size=IMAGES), []
+    for step in range(30):
+        logs = trained_step(objective, name, step, size=16)[1].logs
+        line = {"loss": 1.0, **{key: float(value) for key, value in logs.items()}}
+        raised += [alarm.name for alarm in monitor.check(step, line)]
+        for head in filter(None, heads):  # planted after the first step
+            with torch.no_grad():
+                head[-1].weight.zero_()
+                head[-1].bias.fill_(1.0)
+    assert raised == ["one_cluster"]

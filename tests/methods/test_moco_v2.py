@@ -41,7 +41,7 @@ def test_after_update__stores_the_keys_of_the_step_and_moves_the_teacher():
     moco = method(momentum=0.5)
     before = moco.teacher_projector[0].weight.clone()
     moco(make_batch("moco_v2", 4), progress(0)).loss.backward()
-    keys = moco._new_keys[0]
+    keys, _ = moco.queue.held[0]
     with torch.no_grad():
         moco.projector[0].weight.add_(1.0)
     moco.after_update(progress(0))

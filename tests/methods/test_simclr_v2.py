@@ -36,7 +36,7 @@ def test_after_update__stores_the_second_views_and_moves_the_slow_network():
     simclr, batch = method(momentum=0.5), make_batch("simclr_v2", 4)
     before = simclr.teacher_projector[0].weight.clone()
     simclr(batch, progress(0)).loss.backward()
-    rows = simclr._new_rows[0]
+    rows, _ = simclr.queue.held[0]
     with torch.no_grad():
         simclr.projector[0].weight.add_(1.0)
     simclr.after_update(progress(0))

@@ -11,6 +11,7 @@ from scoutview.recipes import demo
 def test_demo__names_the_copies_shows_every_arm_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SAMPLES", 256)
     monkeypatch.setattr(demo, "SUPERVISED_SAMPLES", 64)
+    monkeypatch.setattr(demo, "SEEDS", (0, 1))
     done = demo.run_demo(tmp_path)
     text = done.page.read_text(encoding="utf-8")
     assert "10 images of train are exact copies of val" in text

@@ -45,7 +45,6 @@ def train(folder, config=None, *, resume=False, objective=None, source=None, **a
 def killed(folder, config, step, work=None):
     """Train in another process that SIGKILLs itself just before a step."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "timm"])
     child = context.Process(target=work or die_at, args=(folder, config, step))
     child.start()
     child.join(120)

@@ -79,7 +79,6 @@ def test_method__killed_and_resumed_is_bit_equal(name, tmp_path):
     step = random.Random(name).randrange(2, STEPS)
     print(f"{name} is killed at step {step}")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "timm"])
     child = context.Process(target=train, args=(name, tmp_path / "killed"), kwargs={"die_at": step})
     child.start()
     whole = train(name, tmp_path / "whole")

@@ -19,7 +19,6 @@ from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered_queue
 from scoutview.methods.view_counts import check_view_count
 from scoutview.nn.backbones import Backbone, encode_views
-from scoutview.nn.gather import all_gather
 from scoutview.nn.heads import mlp
 from scoutview.nn.jigsaw import JigsawHead
 from scoutview.nn.losses.contrastive import info_nce
@@ -86,8 +85,6 @@ class InfoMin(Objective):
         self.teacher_projector = frozen_copy(self.projector)
         self.queue = Queue(config.queue_length, dim, random=True)
         self.config = config
-        self._new_keys: list[Tensor] = []
-        self._new_images: list[Tensor] = []
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Find the key of the second crop from the first crop, and from the patches."""
@@ -96,8 +93,7 @@ class InfoMin(Objective):
         patches = encode_views(self.backbone, batch.views[2:])  # (P B, dim)
         jigsaw = unit(self.jigsaw(patches))  # (B, output_dim)
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
-        self._new_keys.append(all_gather(key))
-        self._new_images.append(all_gather(batch.rows))
+        self.queue.hold(key, batch.rows)
         of_crop, of_jigsaw = self.losses(query, jigsaw, key, own=batch.rows)
         loss = torch.lerp(of_crop, of_jigsaw, self.config.jigsaw_weight)
         logs = {
@@ -146,9 +142,6 @@ class InfoMin(Objective):
 
     def after_update(self, progress: Progress) -> None:
         """Store the keys of the step and move the teacher."""
-        for keys, images in zip(self._new_keys, self._new_images, strict=True):  # part by part
-            self.queue.write(keys, images)
-        self._new_keys.clear()
-        self._new_images.clear()
+        self.queue.write_held()
         update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
         update_teacher(self.teacher_projector, self.projector, self.config.momentum)

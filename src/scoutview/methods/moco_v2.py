@@ -17,7 +17,6 @@ from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered_queue
 from scoutview.nn.backbones import Backbone
-from scoutview.nn.gather import all_gather
 from scoutview.nn.heads import mlp
 from scoutview.nn.losses.contrastive import info_nce
 from scoutview.nn.optim_config import CosineSchedule, OptimizerConfig, ScheduleConfig, SGDConfig
@@ -71,8 +70,6 @@ class MoCoV2(Objective):
         self.teacher_projector = frozen_copy(self.projector)
         self.queue = Queue(config.queue_length, config.output_dim, random=True)
         self.config = config
-        self._new_keys: list[Tensor] = []
-        self._new_images: list[Tensor] = []
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Tell the partner of every view from the keys of the queue."""
@@ -93,8 +90,7 @@ class MoCoV2(Objective):
         features = self.backbone(batch.views[0])  # (B, dim)
         query = unit(self.projector(features))  # (B, output_dim)
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
-        self._new_keys.append(all_gather(key))
-        self._new_images.append(all_gather(batch.rows))
+        self.queue.hold(key, batch.rows)
         return features, query, key
 
     def _keys(self, view: Tensor, progress: Progress) -> Tensor:
@@ -108,9 +104,6 @@ class MoCoV2(Objective):
 
     def after_update(self, progress: Progress) -> None:
         """Store the keys of the step and move the teacher."""
-        for keys, images in zip(self._new_keys, self._new_images, strict=True):  # part by part
-            self.queue.write(keys, images)
-        self._new_keys.clear()
-        self._new_images.clear()
+        self.queue.write_held()
         update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
         update_teacher(self.teacher_projector, self.projector, self.config.momentum)

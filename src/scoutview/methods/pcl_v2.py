@@ -22,7 +22,7 @@ from scoutview.data.batch import Batch
 from scoutview.methods.cluster_counts import ClusterCounts, fitted_clusters
 from scoutview.methods.config import MethodConfig, lowered_queue
 from scoutview.nn.backbones import Backbone
-from scoutview.nn.gather import all_gather, world_size
+from scoutview.nn.gather import world_size
 from scoutview.nn.heads import mlp
 from scoutview.nn.losses.contrastive import info_nce
 from scoutview.nn.optim_config import CosineSchedule, OptimizerConfig, ScheduleConfig, SGDConfig
@@ -118,16 +118,13 @@ class PCL(Objective):
             PrototypeSet(count, config.output_dim, dataset_size) for count in config.clusters
         )
         self.config = config
-        self._new_keys: list[Tensor] = []
-        self._new_images: list[Tensor] = []
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Tell the partner of every view from the queue, and its prototypes from others."""
         features = self.backbone(batch.views[0])  # (B, dim)
         query = unit(self.projector(features))  # (B, output_dim)
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
-        self._new_keys.append(all_gather(key))
-        self._new_images.append(all_gather(batch.rows))
+        self.queue.hold(key, batch.rows)
         instance = info_nce(
             query,
             key,
@@ -184,10 +181,7 @@ class PCL(Objective):
 
     def after_update(self, progress: Progress) -> None:
         """Store the keys of the step and move the teacher."""
-        for keys, images in zip(self._new_keys, self._new_images, strict=True):  # part by part
-            self.queue.write(keys, images)
-        self._new_keys.clear()
-        self._new_images.clear()
+        self.queue.write_held()
         update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
         update_teacher(self.teacher_projector, self.projector, self.config.momentum)
 

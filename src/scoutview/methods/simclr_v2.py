@@ -17,7 +17,7 @@ from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.config import MethodConfig, lowered_queue
 from scoutview.nn.backbones import Backbone, encode_views
-from scoutview.nn.gather import all_gather, world_size
+from scoutview.nn.gather import world_size
 from scoutview.nn.heads import mlp
 from scoutview.nn.losses.contrastive import nt_xent
 from scoutview.nn.optim_config import CosineSchedule, LARSConfig, OptimizerConfig, ScheduleConfig
@@ -80,8 +80,6 @@ class SimCLRV2(Objective):
             self.teacher_projector = frozen_copy(self.projector)
             self.queue = Queue(config.queue_length, config.output_dim, random=True)
         self.config = config
-        self._new_rows: list[Tensor] = []
-        self._new_images: list[Tensor] = []
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Compute NT-Xent between the two views of every image, with the memory as strangers."""
@@ -90,8 +88,7 @@ class SimCLRV2(Objective):
         memory = same = None
         if self.config.queue_length:
             memory, same = self.queue.rows, batch.rows[:, None] == self.queue.images
-            self._new_images.append(all_gather(batch.rows))
-            self._new_rows.append(all_gather(self._remembered(batch.views[1])))
+            self.queue.hold(self._remembered(batch.views[1]), batch.rows)
         loss = nt_xent(z0, z1, temperature=self.config.temperature, negatives=memory, same=same)
         others = 2 * len(batch) * world_size() - 1 + self.config.queue_length
         logs = {"chance_loss": torch.full_like(loss.detach(), math.log(others))}
@@ -105,10 +102,7 @@ class SimCLRV2(Objective):
         """Store the projections of the step and move the memory's network."""
         if not self.config.queue_length:
             return
-        for rows, images in zip(self._new_rows, self._new_images, strict=True):  # part by part
-            self.queue.write(rows, images)
-        self._new_rows.clear()
-        self._new_images.clear()
+        self.queue.write_held()
         update_teacher(self.teacher_backbone, self.backbone, self.config.momentum)
         update_teacher(self.teacher_projector, self.projector, self.config.momentum)
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoutview.base.errors import ConfigError
+from scoutview.nn.gather import all_gather
 
 
 class Queue(nn.Module):
@@ -19,6 +20,8 @@ class Queue(nn.Module):
     images: Tensor
     """Image of each row, (K,) int64; -1 where unknown. No view is told from keys of its own."""
     written: Tensor
+    held: list[tuple[Tensor, Tensor]]
+    """Rows and images of the step's parts, not written yet."""
 
     def __init__(self, length: int, dim: int, *, random: bool, newest_first: bool = False) -> None:
         """Make a queue.
@@ -35,6 +38,7 @@ class Queue(nn.Module):
         self.register_buffer("images", torch.full((length,), -1))  # (K,)
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
         self.newest_first = newest_first
+        self.held = []
         self._count = 0
         self._seen = (-1, -1)
 
@@ -85,6 +89,21 @@ class Queue(nn.Module):
         self._count = count + len(rows)
         self.written.fill_(self._count)
         self._seen = (id(self.written), self.written._version)
+
+    def hold(self, rows: Tensor, images: Tensor) -> None:
+        """Gather the rows of one part of a step, and keep them until the step has ended.
+
+        Args:
+            rows: This process's rows, (B, D).
+            images: Their rows in the training set, (B,) int64.
+        """
+        self.held.append((all_gather(rows), all_gather(images)))
+
+    def write_held(self) -> None:
+        """Write what was held, part by part."""
+        for rows, images in self.held:
+            self.write(rows, images)
+        self.held.clear()
 
     def ordered(self) -> Tensor:
         """Give the rows by age, (K, D): newest batch first if `newest_first`, else oldest first."""

@@ -64,6 +64,7 @@ FULL_METHODS: Final = tuple(NAMES)
 SAMPLES: Final = 25_600
 FULL_SAMPLES: Final = 100_000
 SUPERVISED_SAMPLES: Final = 8_000
+SEEDS: Final = (0, 1, 2, 3, 4)
 
 SMALL_NETWORK: Final = BackboneConfig(
     name="resnet18", small_stem=True, stage_widths=(16, 32, 64, 128), stage_depths=(1, 1, 1, 1)
@@ -137,7 +138,7 @@ def demo_config(*, full: bool = False) -> ExperimentConfig:
         ),
         transfer=TransferConfig(
             fractions=(0.01, 0.1, 1.0),
-            seeds=(0, 1, 2, 3, 4),
+            seeds=SEEDS,
             on_leak="drop",
             backbone=SMALL_NETWORK,
             view=EvalView(size=SIDE),

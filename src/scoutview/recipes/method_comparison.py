@@ -7,11 +7,9 @@ all methods with three seeds on two sets about two hours. Finished runs are kept
 """
 
 import json
-import multiprocessing
 import resource
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +21,7 @@ from scoutview.api.store import store
 from scoutview.api.transfer import TransferConfig, transfer
 from scoutview.base.errors import ScoutviewError
 from scoutview.base.files import write_text
+from scoutview.base.processes import process_pool
 from scoutview.data.samples import DataConfig
 from scoutview.index.cohort import Cohort
 from scoutview.methods import METHODS, config_class
@@ -93,8 +92,7 @@ def compare_methods(
 
 
 def _in_own_process(*arguments: Any) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with process_pool(1, preload=("scoutview.api.transfer",)) as pool:
         return pool.submit(_measured, *arguments).result()
 
 
