@@ -31,6 +31,9 @@ from scoutview.nn.backbones import BackboneConfig
 from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
 
 RESNET18 = BackboneConfig(name="resnet18", small_stem=True)
+HALF_AS_WIDE = RESNET18.model_copy(update={"stage_widths": (32, 64, 128, 256)})
+FULL_WIDTH = sorted(METHODS)[::4]
+"""Methods compared on the whole ResNet-18; eleven million weights for every method take minutes."""
 GLOBAL_BATCH = 4
 SIDE = 16
 EPOCH = 10
@@ -278,10 +281,11 @@ Tensors = dict[str, torch.Tensor]
 
 
 def two_steps(
-    name: str, rank: int, world: int, network: BackboneConfig = RESNET18, **changes: object
+    name: str, rank: int, world: int, network: BackboneConfig | None = None, **changes: object
 ) -> tuple[list[Tensors], Tensors]:
     """Two SGD steps on the part of this process, float64: gradients of both, state at the end."""
     config = small_config(name, queue_length=GLOBAL_BATCH, **changes)  # full from the second step
+    network = network or (RESNET18 if name in FULL_WIDTH else HALF_AS_WIDE)
     objective = small_objective(name, small_backbone(network), config).double()
     convert_sync_batch_norm(objective)
     wrapped = objective

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -114,19 +115,18 @@ def test_fit__two_processes_equal_one_and_resume_bit_equal(tmp_path, one_process
 
 def as_stopped_rank(folder):
     """Train; only the second process is asked to stop, in its second step."""
-    if torch.distributed.get_rank() == 1:
-        original = two_nodes.make_batch
+    original = two_nodes.make_batch
 
-        def asked(name, size, *, seed, **named):
-            if seed == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(name, size, seed=seed, **named)
+    def asked(name, size, *, seed, **named):
+        if seed == 1 and torch.distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(name, size, seed=seed, **named)
 
-        two_nodes.make_batch = asked
-    try:
-        as_rank(folder, False)
-    except TrainingStoppedError as stopped:
-        return stopped.step
+    with mock.patch.object(two_nodes, "make_batch", asked):  # the process stays for other tests
+        try:
+            as_rank(folder, False)
+        except TrainingStoppedError as stopped:
+            return stopped.step
     return None
 
 

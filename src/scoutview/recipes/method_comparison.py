@@ -80,8 +80,8 @@ def compare_methods(
     folder = Path(out)
     store(cohort, config=StoreConfig(max_side=side))  # views then have this size by themselves
     lines = []
-    for method in (UNTRAINED, *methods):
-        for seed in seeds:
+    for seed in seeds:  # outside, so that a comparison that is stopped has whole seeds
+        for method in (UNTRAINED, *methods):
             place = folder / "scores" / f"{method}-seed{seed}.json"
             if not place.is_file():
                 line = _in_own_process(str(cohort), str(folder), method, seed, side, samples)

@@ -1,5 +1,6 @@
 """Where training runs: devices, processes, precision, determinism."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from lightning_fabric.strategies.strategy import Strategy
 
 from scoutview.base.errors import ConfigError
 from scoutview.train.config import FitConfig
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # names the precision of each run
 
 
 def start_fabric(config: FitConfig) -> Fabric:
