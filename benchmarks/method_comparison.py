@@ -75,9 +75,10 @@ Written by `python -m benchmarks.method_comparison`. Every training saw {samples
 defaults of each method but for the width of its heads). This is a short budget: it says what each
 method gives *here*, not which is best. kNN: 20 nearest training images. Linear probes: on a random
 10 % and on 100 % of the labels. AUC on the official test part, mean over seeds [95 % t-interval];
-a seed is one training and one label subset. Difference: linear probe at 10 % minus the untrained
-network's on the same seeds; p: paired t, corrected by Holm over all methods. *Supervised* saw all
-training labels while training. Time is wall time per step, memory the peak of the process.
+a seed is one training and one label subset; *b* marks a bootstrap over test images, where there is
+one seed, and a difference without p says the same. Difference: linear probe at 10 % minus the
+untrained network's on the same seeds; p: paired t, corrected by Holm over all methods. *Supervised*
+saw all training labels while training. Time is wall time per step, memory the peak of the process.
 {machine}
 """
 
@@ -110,7 +111,7 @@ def table(runs: pd.DataFrame) -> str:
     out = [f"| {' | '.join(heads)} |", "| :-- " + "| --: " * (len(heads) - 2) + "| :-- |"]
     for name in sorted(by_method, key=lambda name: -by_method[name][DECIDES].mean()):
         group = by_method[name]
-        cells = [name, str(len(group)), *(interval(group[score]) for score in SCORES)]
+        cells = [name, str(len(group)), *(interval(group, score) for score in SCORES)]
         cells += [told(found, name) for found in tests.values()]
         cells += [cost(group, "ms_per_step"), cost(group, "peak_mb")]
         cells.append(", ".join(sorted(set(" ".join(group["alarms"].fillna("")).split()))))
@@ -130,12 +131,18 @@ def told(tests: dict[str, Comparison], name: str) -> str:
         return "-"
     corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
     test = tests[name]
+    if test.n < 2:
+        return f"{test.difference:+.3f}"
     return f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}] ({corrected[name]:.3f})"
 
 
-def interval(values: pd.Series) -> str:
-    found = t_interval(values)
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def interval(group: pd.DataFrame, score: str) -> str:
+    """Write a mean over seeds with its interval; of one seed, with that over test images."""
+    if len(group) > 1:
+        found = t_interval(group[score])
+        return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    low, high = (float(group[score.replace("_auc", end)].iloc[0]) for end in ("_low", "_high"))
+    return f"{float(group[score].iloc[0]):.3f} [{low:.3f}, {high:.3f} b]"
 
 
 def cost(group: pd.DataFrame, column: str) -> str:

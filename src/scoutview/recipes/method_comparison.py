@@ -192,7 +192,8 @@ def _knn(cohort: Cohort, backbone: Backbone, side: int) -> dict[str, float]:
     rows = store.row_of(cohort.table["image_id"])
     found = evaluation.run(lambda batch: backbone(batch.views[0]), backbone, rows, prepare)
     targets = read_targets(cohort.table, cohort.labels).values
-    train, test = ((cohort.table["split"] == part).to_numpy() for part in ("train", "test"))
+    part = cohort.table["split"].to_numpy()
+    train, test = part == "train", part == "test"
     features, known = torch.tensor(found), torch.tensor(targets[train])
     votes = knn_scores(features[train], known, features[test], k=NEIGHBOURS)
     return _areas("knn", targets[test], votes.numpy())
