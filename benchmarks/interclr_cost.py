@@ -44,7 +44,7 @@ from benchmarks.resident import (
 
 from scoutview.contract import Objective
 from scoutview.methods import config_class
-from scoutview.methods.inter_branch import InterConfig
+from scoutview.methods.inter_config import InterConfig
 from scoutview.nn.banks import MemoryBank
 
 PAPER = {

@@ -22,7 +22,8 @@ from scoutview.contract import Objective, Progress, Sweep
 from scoutview.data.batch import Batch
 from scoutview.methods import METHODS, build, config_class, method_class
 from scoutview.methods.config import MethodConfig
-from scoutview.methods.inter_branch import InterBranch, InterConfig
+from scoutview.methods.inter_branch import InterBranch
+from scoutview.methods.inter_config import InterConfig
 from scoutview.nn.backbones import BackboneConfig, build_backbone
 from scoutview.nn.banks import MemoryBank
 from scoutview.nn.optim_config import SGDConfig

@@ -52,7 +52,7 @@ from torch import Tensor, nn
 
 from scoutview.contract import Objective
 from scoutview.data.batch import Batch
-from scoutview.methods.inter_branch import InterConfig
+from scoutview.methods.inter_config import InterConfig
 from scoutview.train.optimizers import build_optimizer
 
 MOST = {"simclr": 1.02, "byol": 1.02, "barlow_twins": 1.02, "moco_v2": 1.03, "swav": 1.12}

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from scoutview.contract import Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import Batch
 from scoutview.methods.byol import BYOL, BYOLConfig
-from scoutview.methods.inter_branch import InterBranch, InterConfig, fitted_inter
+from scoutview.methods.inter_branch import InterBranch
+from scoutview.methods.inter_config import InterConfig, fitted_inter
 from scoutview.nn.backbones import Backbone
 from scoutview.nn.banks import MemoryBank
 from scoutview.nn.losses.regression import symmetric_regression

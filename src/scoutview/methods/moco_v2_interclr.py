@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from scoutview.contract import Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import Batch
-from scoutview.methods.inter_branch import InterBranch, InterNegativesConfig, fitted_inter
+from scoutview.methods.inter_branch import InterBranch
+from scoutview.methods.inter_config import InterNegativesConfig, fitted_inter
 from scoutview.methods.moco_v2 import MoCoV2, MoCoV2Config
 from scoutview.nn.backbones import Backbone
 from scoutview.nn.banks import MemoryBank

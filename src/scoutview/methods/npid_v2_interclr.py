@@ -14,7 +14,8 @@ from torch import nn
 
 from scoutview.contract import Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import Batch
-from scoutview.methods.inter_branch import InterBranch, InterNegativesConfig, fitted_inter
+from scoutview.methods.inter_branch import InterBranch
+from scoutview.methods.inter_config import InterNegativesConfig, fitted_inter
 from scoutview.methods.npid_v2 import NPIDv2, NPIDv2Config
 from scoutview.nn.backbones import Backbone
 from scoutview.nn.precision import unit
