@@ -55,6 +55,12 @@ def test_monitor__raises_each_alarm_once_after_some_checks(line, name):
     assert watched(*start, *[line] * 3 * PATIENCE) == [name]
 
 
+def test_monitor__shrinking_projections_count_where_a_loss_gains_by_them():
+    shrunk = [{}, *[{"projection_std": 0.4}] * 5]
+    assert watched(*shrunk) == ["collapsed_features"]
+    assert watched(*[line | {"chance_loss": 6.0} for line in shrunk]) == []
+
+
 def test_monitor__waits_before_it_calls_a_loss_pinned():
     monitor = CollapseMonitor(batch_size=64, dataset_size=1000)
     early = [monitor.check(step, GOOD | {"chance_loss": 3.0}) for step in range(1, 60)]

@@ -132,8 +132,10 @@ class CollapseMonitor:
         projection = metrics.get("projection_std", math.nan)
         codes = metrics.get("codes_used", math.nan)
         largest = metrics.get("largest_cluster", math.nan)
-        # Without a stop-gradient the projections shrink while the features still look alive.
-        shrunk = projection < min(PROJECTION_FLOOR, PROJECTION_SHARE * self._best["projection"])
+        # Without a stop-gradient the projections shrink while the features still look alive. A loss
+        # with a chance level gains nothing by that; clusters drawn anew move projections as well.
+        least = min(PROJECTION_FLOOR, PROJECTION_SHARE * self._best["projection"])
+        shrunk = "chance_loss" not in metrics and projection < least
         seen = {
             "collapsed_features": (
                 projection if shrunk else std,
