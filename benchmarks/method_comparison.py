@@ -62,10 +62,11 @@ def write(runs: pd.DataFrame) -> None:
     """Write the CSV of all runs and the tables."""
     HERE.mkdir(exist_ok=True)
     runs.to_csv(HERE / "runs.csv", index=False)
-    parts = [HEAD.format(samples=SAMPLES, steps=SAMPLES // BATCH, batch=BATCH, machine=machine())]
+    head = HEAD.format(samples=SAMPLES, steps=SAMPLES // BATCH, batch=BATCH, machine=machine())
+    parts = [head.rstrip()]
     for name, group in runs.groupby("data", sort=False):
-        parts.append(f"## {name}\n\n{table(group)}\n\n{remarks(group)}")
-    (HERE / "RESULTS.md").write_text("\n".join(parts), encoding="utf-8")
+        parts.append(f"## {name}\n\n{table(group)}\n\n{remarks(group)}".rstrip())
+    (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 HEAD = """# Every method at one budget
@@ -154,7 +155,7 @@ def remarks(runs: pd.DataFrame) -> str:
     """Name what failed and what does not differ."""
     failed = runs[runs["error"] != ""]
     lines = [f"- {r.method}, seed {r.seed}, stopped: {r.error}" for r in failed.itertuples()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
