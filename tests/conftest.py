@@ -41,5 +41,5 @@ def quarter_of_the_set(tmp_path, monkeypatch):
 
     source = tmp_path / "quarter"
     counts = {"train": 1177, "val": 131, "test": 156}
-    write_radiographs(source / "demo_data" / "pneumoniamnist.npz", counts)
     monkeypatch.setattr("scoutview.recipes.pneumoniamnist.files", lambda package: source)
+    return write_radiographs(source / "demo_data" / "pneumoniamnist.npz", counts)

@@ -221,7 +221,7 @@ def run_and_die(cohort, name, folder, at):
     pretrain(cohort, name, folder, **six_steps(name))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(METHODS)[::2])  # all of them in test_resume_methods
 def test_pretrain__killed_and_resumed_is_bit_equal(name, cohort, tmp_path):
     step = random.Random(name).randrange(2, 6)
     print(f"{name} is killed at step {step}")

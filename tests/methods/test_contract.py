@@ -31,7 +31,7 @@ from scoutview.nn.backbones import BackboneConfig
 from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
 
 RESNET18 = BackboneConfig(name="resnet18", small_stem=True)
-HALF_AS_WIDE = RESNET18.model_copy(update={"stage_widths": (32, 64, 128, 256)})
+NARROW = RESNET18.model_copy(update={"stage_widths": (16, 32, 64, 128)})
 FULL_WIDTH = sorted(METHODS)[::4]
 """Methods compared on the whole ResNet-18; eleven million weights for every method take minutes."""
 GLOBAL_BATCH = 4
@@ -285,7 +285,7 @@ def two_steps(
 ) -> tuple[list[Tensors], Tensors]:
     """Two SGD steps on the part of this process, float64: gradients of both, state at the end."""
     config = small_config(name, queue_length=GLOBAL_BATCH, **changes)  # full from the second step
-    network = network or (RESNET18 if name in FULL_WIDTH else HALF_AS_WIDE)
+    network = network or (RESNET18 if name in FULL_WIDTH else NARROW)
     objective = small_objective(name, small_backbone(network), config).double()
     convert_sync_batch_norm(objective)
     wrapped = objective

@@ -1,6 +1,7 @@
 """A run whose memory bank lies in shards: what is saved is the bank, whoever held it."""
 
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -18,13 +19,16 @@ NAME = "npid_v2"
 
 def sharded(folder, resume):
     """Train as one of two processes; give the number of banks that lie in shards."""
-    original, made = two_nodes.small_config, []
-    train = two_nodes.train
-    two_nodes.small_config = lambda name: original(name, shard_bank=True)
-    two_nodes.train = lambda folder, _, *where, **named: made.append(
-        train(folder, NAME, *where, **named)
-    )
-    as_rank(folder, resume)
+    original, train, made = two_nodes.small_config, two_nodes.train, []
+
+    def kept(folder, _, *where, **named):
+        made.append(train(folder, NAME, *where, **named))
+
+    with (  # the process stays for other tests
+        mock.patch.object(two_nodes, "small_config", lambda name: original(name, shard_bank=True)),
+        mock.patch.object(two_nodes, "train", kept),
+    ):
+        as_rank(folder, resume)
     return len(sharded_banks(made[0]))
 
 
