@@ -3,7 +3,8 @@
 Every start is a fresh process, wall time, interleaved with `python -c pass`. The first training
 step is counted from the end of `import torch` to the end of a pre-training of one step with its
 last checkpoint: SimCLR with the demo's network on the bundled images, whose cohort and store are
-built beforehand. It holds three steps, as the preflight measures two of its own.
+built beforehand. It holds three steps, as the preflight measures two of its own. Its floor is one
+step of a bare loop: timm, the same network, AdamW.
 
 Run: python -m benchmarks.startup [--python PYTHON] [--quick] [--out FILE]
 `--python` names an interpreter of a clean environment with the core package alone; without it the
@@ -62,6 +63,19 @@ done = time.perf_counter(), time.process_time()
 print(json.dumps([before, after, imported, done]))
 """
 
+_BARE = """
+import json, time
+import torch
+after = time.perf_counter()
+torch.set_num_threads(1)
+import timm
+network = timm.create_model("resnet18", channels=(16, 32, 64, 128), layers=(1, 1, 1, 1))
+optimizer = torch.optim.AdamW(network.parameters())
+network(torch.randn(64, 3, 28, 28)).square().mean().backward()
+optimizer.step()
+print(json.dumps(time.perf_counter() - after))
+"""
+
 
 def start(python: str, arguments: list[str], seconds: list[float]) -> Callable[[], float]:
     def run() -> float:
@@ -86,7 +100,7 @@ def cpu_seconds(python: str, arguments: list[str]) -> float:
 
 def first_step(python: str, rounds: int) -> dict[str, Any]:
     """Seconds from `import torch` to the first trained network."""
-    walls, cpus, imports = [], [], []
+    walls, cpus, imports, bare = [], [], [], []
     with tempfile.TemporaryDirectory() as name:
         cohort = str(Path(name) / "cohort")
         subprocess.run([python, "-c", _PREPARE, cohort], check=True, capture_output=True)
@@ -97,10 +111,13 @@ def first_step(python: str, rounds: int) -> dict[str, Any]:
             walls.append(end[0] - after[0])
             cpus.append(end[1] - after[1])
             imports.append(imported[1] - after[1])
+            loop = subprocess.run([python, "-c", _BARE], check=True, capture_output=True, text=True)
+            bare.append(json.loads(loop.stdout))
     return {
         "first step after import torch, wall s (median, quartiles)": spread(walls),
         "of it CPU s": spread(cpus),
         "of it imports, CPU s": spread(imports),
+        "first step of a bare timm loop after import torch, wall s": spread(bare),
         "first step, bar, s": MOST_STEP,
         "first step": "met" if float(np.percentile(walls, 75)) <= MOST_STEP else "missed",
     }
