@@ -1,6 +1,7 @@
 """Work of an index that writes down how much memory its process has had, for processes to load."""
 
 import os
+import time
 from pathlib import Path
 
 from scoutview.index import scan as module
@@ -8,11 +9,14 @@ from scoutview.index.scan import GroupJob, ScanJob
 
 FOLDER = "SCOUTVIEW_TEST_PEAKS"
 """Environment variable: where the peaks are written, one file per process, in kilobytes."""
+WORKERS = "SCOUTVIEW_TEST_WORKERS"
+"""Environment variable: processes that all take a part of the files."""
 
 
 def scan(job: ScanJob) -> int:
     done = module.scan(job)
     _write_peak()
+    _wait_for_the_others()
     return done
 
 
@@ -20,6 +24,15 @@ def group(job: GroupJob) -> Path:
     done = module.group(job)
     _write_peak()
     return done
+
+
+def _wait_for_the_others() -> None:
+    """Leave the next files to processes that have had none; a fast one could take them all."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if len(os.listdir(os.environ[FOLDER])) >= int(os.environ[WORKERS]):
+            return
+        time.sleep(0.01)
 
 
 def _write_peak() -> None:
