@@ -62,7 +62,7 @@ def write(runs: pd.DataFrame) -> None:
     """Write the CSV of all runs and the tables."""
     HERE.mkdir(exist_ok=True)
     runs.to_csv(HERE / "runs.csv", index=False)
-    head = HEAD.format(samples=SAMPLES, steps=SAMPLES // BATCH, batch=BATCH, machine=machine())
+    head = HEAD.format(samples=SAMPLES, steps=SAMPLES // BATCH, batch=BATCH, machine=machine(runs))
     parts = [head.rstrip()]
     for name, group in runs.groupby("data", sort=False):
         parts.append(f"## {name}\n\n{table(group)}\n\n{remarks(group)}".rstrip())
@@ -84,12 +84,13 @@ saw all training labels while training. Time is wall time per step, memory the p
 """
 
 
-def machine() -> str:
-    """Name what ran it."""
+def machine(runs: pd.DataFrame) -> str:
+    """Name what ran them, and the commits they ran at."""
     known = environment()
+    commits = ", ".join(dict.fromkeys(commit[:8] + commit[40:] for commit in runs["commit"]))
     return (
         f"{known['cpu']}, {known['cores']} cores, Python {known['python']}, torch"
-        f" {known['packages']['torch']}, commit {known['commit'][:8]}.\n"
+        f" {known['packages']['torch']}, commit {commits}.\n"
     )
 
 

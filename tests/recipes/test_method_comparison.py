@@ -14,6 +14,7 @@ from scoutview.recipes.method_comparison import (
     compare_methods,
     settings_of,
 )
+from scoutview.results.provenance import environment
 
 
 def small_set(folder: Path, train: int) -> Path:
@@ -42,6 +43,7 @@ def test_comparison__scores_every_run_once_and_keeps_it(tmp_path):
     assert lines[1]["peak_mb"] > 100
     for line in lines:
         assert line["error"] == ""
+        assert line["commit"] == environment()["commit"]
         for score in ("knn", "linear_10", "linear_100"):
             assert 0 <= line[f"{score}_low"] <= line[f"{score}_auc"] <= line[f"{score}_high"] <= 1
     weights = tmp_path / "out" / "runs" / "simclr-seed0" / "backbone.safetensors"

@@ -30,6 +30,7 @@ from scoutview.nn.backbones import Backbone, build_backbone
 from scoutview.nn.optim_config import AdamWConfig, CosineSchedule
 from scoutview.nn.probe_solvers import knn_scores
 from scoutview.recipes.demo import SMALL_NETWORK
+from scoutview.results.provenance import environment
 from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
 from scoutview.stats.intervals import bootstrap_auc
@@ -74,7 +75,7 @@ def compare_methods(
         samples: Images seen by each training.
 
     Returns:
-        One line per method and seed: what it cost and what its features are worth. A run that
+        One line per method and seed: its commit, cost, and what its features are worth. A run that
         stopped with an error has it in `error` and no scores.
     """
     folder = Path(out)
@@ -99,7 +100,13 @@ def _in_own_process(*arguments: Any) -> dict[str, Any]:
 def _measured(
     cohort: str, folder: str, method: str, seed: int, side: int, samples: int
 ) -> dict[str, Any]:
-    line: dict[str, Any] = {"method": method, "seed": seed, "alarms": "", "error": ""}
+    line: dict[str, Any] = {
+        "method": method,
+        "seed": seed,
+        "commit": environment()["commit"],
+        "alarms": "",
+        "error": "",
+    }
     start: str | Path = "random"
     try:
         if method != UNTRAINED:
