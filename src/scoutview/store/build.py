@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_JOB_BYTES: Final = 16 << 20
+_JOB_BYTES: Final = 2 << 20
+"""So few that their memory is used again, image after image, instead of being mapped anew."""
 _JOB_IMAGES: Final = 2048
 _AHEAD: Final = 2
 

@@ -64,6 +64,8 @@ def _frequencies() -> list[tuple[int, int]]:
 FREQUENCIES: Final = _frequencies()
 """Vertical and horizontal half-waves per window of each bit; bit i of the hash is entry i."""
 
+_ROWS, _COLUMNS = np.array(FREQUENCIES).T
+
 
 @lru_cache(maxsize=1)
 def _waves() -> NDArray[np.float32]:
@@ -120,8 +122,7 @@ def perceptual_hash(small: NDArray[np.uint8]) -> int:
     """
     waves = _waves()[MARGIN]
     spectrum = waves @ small.astype(np.float32) @ waves.T
-    rows, columns = np.array(FREQUENCIES).T
-    bits = np.packbits(spectrum[rows, columns] > 0, bitorder="little")
+    bits = np.packbits(spectrum[_ROWS, _COLUMNS] > 0, bitorder="little")
     return int(bits.view("<u8")[0])
 
 
@@ -138,8 +139,7 @@ def shifted_hashes(small: NDArray[np.uint8]) -> NDArray[np.uint64]:
     shifts, count, _ = waves.shape
     flat = waves.reshape(shifts * count, SIDE)
     spectrum = flat @ small.astype(np.float32) @ flat.T  # (N, shifts*count, shifts*count)
-    rows, columns = np.array(FREQUENCIES).T
-    spectrum = spectrum.reshape(-1, shifts, count, shifts, count)[:, :, rows, :, columns]
+    spectrum = spectrum.reshape(-1, shifts, count, shifts, count)[:, :, _ROWS, :, _COLUMNS]
     bits = np.moveaxis(spectrum, 0, -1) > 0  # (N, shifts, shifts, 64)
     packed = np.packbits(bits, axis=-1, bitorder="little")
     return np.ascontiguousarray(packed).view("<u8").reshape(len(small), shifts * shifts)
