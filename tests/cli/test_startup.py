@@ -39,6 +39,15 @@ def test_rooms_without_torch__load_no_torch(room: str) -> None:
     assert loaded(code).isdisjoint({"torch", "timm", "torchvision", "lightning_fabric"})
 
 
+def test_training__loads_no_decoder_and_ends_without_a_word() -> None:
+    code = "import gc, scoutview.api.pretrain; assert gc.isenabled() and gc.get_freeze_count()"
+    decoders = {"pydicom", "gdcm", "nibabel", "sklearn", "scipy.special", "matplotlib"}
+    modules = loaded(code)
+    assert "timm" in modules
+    assert modules.isdisjoint(decoders)
+    assert not any("leaked" in word for word in modules)
+
+
 def test_version__is_the_package_version() -> None:
     from scoutview import __version__
 

@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scoutview.base.progress import bar
-from scoutview.index.build import Progress, build_cohort
 from scoutview.index.cohort import Cohort
 from scoutview.index.config import IndexConfig
+
+if TYPE_CHECKING:
+    from scoutview.index.build import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +20,7 @@ def index(
     out: str | Path,
     *,
     config: IndexConfig | None = None,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> Path:
     """Index scans into a cohort folder; run again, only new and changed files are read.
 
@@ -34,6 +37,8 @@ def index(
         DataError: A source is missing, a table does not fit, or `config.strict` met a problem.
         RunError: `out` holds something else.
     """
+    from scoutview.index.build import build_cohort  # not for all who only open a cohort
+
     given = [sources] if isinstance(sources, str | Path) else sources
     with bar("index") as shown:
 

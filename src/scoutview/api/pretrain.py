@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors.torch import save as save_tensors
@@ -48,6 +47,9 @@ from scoutview.train.probe import LabelledProbe
 from scoutview.views.device import make_views
 from scoutview.views.pipeline import Views
 from scoutview.views.policy import EnergyBands, EvalView
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +228,7 @@ def _go_on(folder: Path, cohort: str | Path | Cohort | None) -> Path:
 
 
 def _plan(
-    cohort: Cohort, method: str, settings: MethodConfig, config: PretrainConfig, fabric: Fabric
+    cohort: Cohort, method: str, settings: MethodConfig, config: PretrainConfig, fabric: "Fabric"
 ) -> _Plan:
     """Decide all that was left open, and say what was decided."""
     notes: list[str] = []
@@ -313,7 +315,7 @@ def _laid_out(
     method: str,
     settings: MethodConfig,
     config: PretrainConfig,
-    fabric: Fabric,
+    fabric: "Fabric",
     notes: tuple[str, ...],
 ) -> _Plan:
     """Open the store, which the first process builds if it is missing, and lay out the samples."""
@@ -374,7 +376,7 @@ def _train(
     objective: Objective,
     loader: Loader,
     run: RunFolder,
-    fabric: Fabric,
+    fabric: "Fabric",
     cost: Estimate,
     *,
     resume: bool,
@@ -410,7 +412,7 @@ def _train(
     return run.path
 
 
-def _prepare(plan: _Plan, fabric: Fabric) -> Callable[[Batch], Batch]:
+def _prepare(plan: _Plan, fabric: "Fabric") -> Callable[[Batch], Batch]:
     """Give what turns a batch of the loader into one that the objective takes."""
     config = plan.config
     dtype = torch.float64 if config.precision == "64-true" else torch.float32
@@ -430,7 +432,7 @@ def _prepare(plan: _Plan, fabric: Fabric) -> Callable[[Batch], Batch]:
     return prepare
 
 
-def _cost(plan: _Plan, objective: Objective, loader: Loader, fabric: Fabric) -> Estimate:
+def _cost(plan: _Plan, objective: Objective, loader: Loader, fabric: "Fabric") -> Estimate:
     first = next(loader.batches(0))
     return estimate(
         objective,
@@ -476,7 +478,7 @@ def _spec(plan: _Plan) -> LabelSpec | None:
     return None if plan.targets is None else plan.targets.spec
 
 
-def _loader(plan: _Plan, fabric: Fabric) -> Loader:
+def _loader(plan: _Plan, fabric: "Fabric") -> Loader:
     config = plan.config
     seed, rank, world = config.seed, fabric.global_rank, fabric.world_size
     batch = config.part_size * world
@@ -500,7 +502,7 @@ def _loader(plan: _Plan, fabric: Fabric) -> Loader:
     )
 
 
-def _threads(config: PretrainConfig, fabric: Fabric) -> int:
+def _threads(config: PretrainConfig, fabric: "Fabric") -> int:
     if config.workers is not None:
         return config.workers
     if fabric.device.type == "cpu":
@@ -508,7 +510,9 @@ def _threads(config: PretrainConfig, fabric: Fabric) -> int:
     return max(1, min(8, usable_cores() // config.devices))
 
 
-def _probes(plan: _Plan, prepare: Callable[[Batch], Batch], fabric: Fabric) -> list[LabelledProbe]:
+def _probes(
+    plan: _Plan, prepare: Callable[[Batch], Batch], fabric: "Fabric"
+) -> list[LabelledProbe]:
     """Make the labelled probe, if there are labels in the training and validation parts."""
     config, targets = plan.config, plan.targets
     splits = set(plan.cohort.where(config.data.where).table["split"])
@@ -541,7 +545,7 @@ def _probes(plan: _Plan, prepare: Callable[[Batch], Batch], fabric: Fabric) -> l
 
 
 @contextmanager
-def _log_file(run: RunFolder, fabric: Fabric) -> Iterator[None]:
+def _log_file(run: RunFolder, fabric: "Fabric") -> Iterator[None]:
     """Append what the library logs to the run's log.txt."""
     if not fabric.is_global_zero:
         yield

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from pydicom.uid import AllTransferSyntaxes
 
 from scoutview.base.errors import ConfigError, DataError
 from scoutview.base.files import atomic_writer
@@ -128,6 +127,10 @@ def split_word(value: str) -> str:
 def _closed(field: str) -> frozenset[str]:
     if field == "dtype":
         return frozenset(np.dtype(code).name for code in "bBhHiIqQefd?") | {""}
+    if field == "transfer_syntax":
+        from pydicom.uid import AllTransferSyntaxes  # not for all who only open a cohort
+
+        return frozenset(map(str, AllTransferSyntaxes)) | {"", "unknown"}
     known: dict[str, frozenset[str]] = {
         "source": _SOURCES,
         "modality": frozenset(vocabulary.MODALITIES),
@@ -135,7 +138,6 @@ def _closed(field: str) -> frozenset[str]:
         "projection": frozenset(vocabulary.PROJECTIONS),
         "laterality": frozenset(vocabulary.LATERALITIES),
         "photometric": _PHOTOMETRIC,
-        "transfer_syntax": frozenset(map(str, AllTransferSyntaxes)) | {""},
     }
     return known[field] | {"unknown"}
 

@@ -32,7 +32,7 @@ from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar
 from scoutview.pixels.headers import Locator
 from scoutview.store import rows, shards
-from scoutview.store.prepare import Item, Job, crashed, prepare
+from scoutview.store.jobs import Item, Job
 from scoutview.store.reader import FOLDER, MANIFEST, SCHEMA, VERSION, Store
 from scoutview.store.tables import write_tables
 
@@ -292,8 +292,17 @@ def _prepared(jobs: Iterable[Job], workers: int) -> Iterator[shards.Piece]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def prepare(job: Job) -> shards.Piece:
+    """Import the decoders only where something is decoded: most often all is stored already."""
+    from scoutview.store import prepare as decoding
+
+    return decoding.prepare(job)
+
+
 def _one_by_one(jobs: Sequence[Job]) -> Iterator[shards.Piece]:
     """Prepare every image in a process that may die."""
+    from scoutview.store.prepare import crashed
+
     pool = process_pool(1, initializer=_end_with_parent)
     try:
         for job in jobs:

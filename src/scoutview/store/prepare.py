@@ -4,8 +4,7 @@ import logging
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 from scoutview.base.errors import ScoutviewError
 from scoutview.pixels.failures import pass_on
 from scoutview.pixels.findings import PixelError
-from scoutview.pixels.headers import Locator
 from scoutview.pixels.read import examine, read
 from scoutview.store.codec import encode
 from scoutview.store.hashes import content_hash, perceptual_hash, small_image
+from scoutview.store.jobs import Item, Job
 from scoutview.store.rows import LEVELS, PIXEL_DTYPES
 from scoutview.store.shards import Piece
 
@@ -44,28 +43,6 @@ _DECODE_ERRORS: Final = (
 )
 """What decoders raise for damaged bytes; everything else is a fault of ours, or of the
 machine (`pass_on`), and stops the build."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image to be stored."""
-
-    entry: int
-    """Identifies image, source files and settings together."""
-    image_id: str
-    locators: tuple[Locator, ...]
-    """One file or, for a volume, its slices in order."""
-    volume: bool
-    inverted: bool
-
-
-@dataclass(frozen=True)
-class Job:
-    """Images that one worker prepares at a time."""
-
-    items: tuple[Item, ...]
-    codec: Literal["raw", "lz4"]
-    max_side: int | None
 
 
 def prepare(job: Job) -> Piece:

@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 STRIDE: Final = 0x9E3779B1
 FIRST: Final = 0x7FEB352D
@@ -24,6 +23,8 @@ _WORD: Final = 0xFFFFFFFF
 @cache
 def quantiles() -> NDArray[np.float32]:
     """Return the 65,536 equally likely values, (65536,), mean 0 and standard deviation 1."""
+    from scipy.special import ndtri  # takes as long to import as ten batches of views
+
     values = ndtri((np.arange(65536) + 0.5) / 65536)
     return np.asarray(values / values.std(), dtype=np.float32)
 
