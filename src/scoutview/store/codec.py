@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +12,6 @@ Buffer = bytes | NDArray[np.uint8]
 
 _DTYPES = tuple(np.dtype(name) for name in PIXEL_DTYPES)
 _WHOLE_BYTES = 4 << 20
-_CHUNK = (16, 128, 128)
-_BLOCK = (8, 32, 32)
-"""A chunk is about a patch (512 KiB of int16); a block fits the level-2 cache."""
 
 
 def encode(
@@ -34,37 +30,11 @@ def encode(
     """
     if codec == "raw":
         return pixels.reshape(-1).view(np.uint8), RAW
+    from scoutview.store import compressed
+
     if volume or pixels.nbytes > _WHOLE_BYTES:
-        return _chunked(pixels, volume), CHUNKED
-    packed = blosc2.compress2(
-        pixels,
-        codec=blosc2.Codec.LZ4,
-        clevel=1,
-        typesize=pixels.itemsize,
-        filters=[blosc2.Filter.SHUFFLE],
-        nthreads=1,
-    )
-    return packed, LZ4
-
-
-def _chunked(pixels: NDArray[Any], volume: bool) -> bytes:
-    chunk, block = (_CHUNK, _BLOCK) if volume else ((512, 512), (64, 64))
-    colour = pixels.shape[len(chunk) :]
-    chunks = [min(a, b) for a, b in zip(chunk, pixels.shape, strict=False)]
-    blocks = [min(a, b) for a, b in zip(block, chunks, strict=True)]
-    array = blosc2.asarray(
-        pixels,
-        chunks=(*chunks, *colour),
-        blocks=(*blocks, *colour),
-        cparams={
-            "codec": blosc2.Codec.LZ4HC,
-            "clevel": 5,
-            "typesize": pixels.itemsize,
-            "filters": [blosc2.Filter.SHUFFLE],
-            "nthreads": 1,
-        },
-    )
-    return bytes(array.to_cframe())
+        return compressed.pack_chunks(pixels, volume=volume), CHUNKED
+    return compressed.pack(pixels), LZ4
 
 
 def decode(data: Any, record: Record, window: tuple[slice, ...] | None = None) -> NDArray[Any]:
@@ -82,10 +52,11 @@ def decode(data: Any, record: Record, window: tuple[slice, ...] | None = None) -
     if record.codec == RAW:
         whole: NDArray[Any] = np.ndarray(record.shape, dtype, buffer=data, offset=record.offset)
         return whole if window is None else whole[window]
+    from scoutview.store import compressed
+
     stored = memoryview(data)[record.offset : record.offset + record.length]
     if record.codec == LZ4:
         whole = np.empty(record.shape, dtype)
-        blosc2.decompress2(stored, dst=whole, nthreads=1)
+        compressed.unpack(stored, whole)
         return whole if window is None else whole[window]
-    array = blosc2.ndarray_from_cframe(stored, copy=False)
-    return np.asarray(array[window if window is not None else ...], dtype=dtype)
+    return np.asarray(compressed.unpack_chunks(stored, window), dtype=dtype)
