@@ -4,7 +4,8 @@ Every start is a fresh process, wall time, interleaved with `python -c pass`. Th
 step is counted from the end of `import torch` to the first update by the optimiser: SimCLR with the
 demo's network on the bundled images, whose cohort and store are built beforehand. It holds three
 forward and backward passes, as the preflight measures two of its own; the whole run, with its last
-checkpoint, is stated beside it. Its floor is one step of a bare loop: timm, the same network, AdamW.
+checkpoint, is stated beside it. Its floor is one step of a bare loop: timm, the same network and
+AdamW.
 
 Run: python -m benchmarks.startup [--python PYTHON] [--quick] [--out FILE]
 `--python` names an interpreter of a clean environment with the core package alone; without it the
