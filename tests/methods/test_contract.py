@@ -281,7 +281,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 def two_steps(
-    name: str, rank: int, world: int, network: BackboneConfig | None = None, **changes: object
+    name: str,
+    rank: int,
+    world: int,
+    network: BackboneConfig | None = None,
+    side: int = SIDE,
+    **changes: object,
 ) -> tuple[list[Tensors], Tensors]:
     """Two SGD steps on the part of this process, float64: gradients of both, state at the end."""
     config = small_config(name, queue_length=GLOBAL_BATCH, **changes)  # full from the second step
@@ -295,9 +300,9 @@ def two_steps(
     optimizer = torch.optim.SGD(trainable.values(), lr=0.01, momentum=0.9)
     gradients = []
     for step in range(2):
-        sweep = sweep_of(name, rank, world, images=16, dtype=torch.float64, side=SIDE)
+        sweep = sweep_of(name, rank, world, images=16, dtype=torch.float64, side=side)
         objective.between_epochs(sweep, progress(step))
-        batch = make_batch(name, GLOBAL_BATCH, seed=step, dtype=torch.float64, side=SIDE)
+        batch = make_batch(name, GLOBAL_BATCH, seed=step, dtype=torch.float64, side=side)
         loss = wrapped(part_of(batch, rank, world), progress(step)).loss
         optimizer.zero_grad()
         loss.backward()
@@ -340,6 +345,27 @@ def test_two_processes__give_gradient_and_state_of_one(name, tmp_path):
     torch.save(two_steps(name, 0, 1), file)
     for of_rank in run_ranks(differences, WORLD, name, file):
         assert max(of_rank) < 1e-10, of_rank
+
+
+TRANSFORMER = BackboneConfig(name="test_vit", image_size=2 * SIDE)
+"""Patches of 16 pixels, so that the smallest crop is one patch."""
+
+
+def differences_of_a_transformer(name: str, file: str) -> list[float]:
+    """As `differences`, of a network of patches, whose layers normalise every image by itself."""
+    expected = torch.load(file, weights_only=True, mmap=True)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    return gaps(two_steps(name, rank, world, TRANSFORMER, side=2 * SIDE), expected)
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(("name", "most"), [("dino", 1e-8), ("moco_v3", 1e-10)])
+def test_two_processes__agree_on_a_transformer(name, most, tmp_path):
+    """For crops of another size, DINO's, timm interpolates position embeddings in float32."""
+    file = str(tmp_path / "one.pt")
+    torch.save(two_steps(name, 0, 1, TRANSFORMER, side=2 * SIDE), file)
+    for of_rank in run_ranks(differences_of_a_transformer, WORLD, name, file):
+        assert max(of_rank) < most, of_rank
 
 
 def differences_offline(file: str) -> dict[str, float]:
