@@ -265,7 +265,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
     "barlow_twins": ("barlow_twins", barlow_twins),
     "swav": ("swav", swav),
     "pixpro": ("pixpro", pixpro),
-    "interclr": ("npid_v2_interclr moco_v2_interclr byol_interclr", interclr),
+    "interclr": ("moco_v2_interclr", interclr),
     "deepcluster_v2": ("deepcluster_v2", deepcluster_v2),
     "pcl": ("pcl_v1 pcl_v2", pcl),
     "sela": ("sela_v2", sela),
@@ -278,7 +278,9 @@ ADAPTERS: dict[str, tuple[str, Callable[[Case], dict[str, Any]]]] = {
 """Folder of cases: what it tests (methods by name, separated by spaces), and how."""
 
 WITHOUT_CASES = {
+    "byol_interclr": "its code is not public; the shared branch has its cases in interclr",
     "dino": "no case was made of its code",
+    "npid_v2_interclr": "its code is not public; the shared branch has its cases in interclr",
     "npid_v2": "its code is not public; its loss is that of insdis/softmax_bank",
     "simclr_v2": "its loss is that of simclr; the code has no memory",
     "supervised": "has no reference code",

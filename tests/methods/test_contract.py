@@ -32,8 +32,7 @@ from scoutview.nn.sync_batch_norm import convert_sync_batch_norm
 
 RESNET18 = BackboneConfig(name="resnet18", small_stem=True)
 NARROW = RESNET18.model_copy(update={"stage_widths": (16, 32, 64, 128)})
-FULL_WIDTH = ("barlow_twins", "byol", "moco_v2", "simclr", "supervised", "swav")
-"""Compared on the whole ResNet-18; with its eleven million weights all methods take minutes."""
+"""For all methods; the whole network takes minutes, so `test_networks` has it for a few."""
 GLOBAL_BATCH = 4
 SIDE = 16
 EPOCH = 10
@@ -41,8 +40,11 @@ EPOCH = 10
 WORLD = 2
 
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
-OFFLINE = [n for n in sorted(METHODS) if "relabel" in config_class(n).model_fields]
-"""Methods whose labels may also come from a clustering before every epoch."""
+
+
+def fields(setting: str) -> list[str]:
+    """Methods that have a setting."""
+    return [name for name in sorted(METHODS) if setting in config_class(name).model_fields]
 
 
 def started(name: str) -> Objective:
@@ -106,7 +108,7 @@ def test_state_dict__holds_all_that_training_depends_on(name):
     resumed_equal(name)
 
 
-@pytest.mark.parametrize("name", OFFLINE)
+@pytest.mark.parametrize("name", fields("relabel"))
 def test_state_dict__holds_labels_that_are_made_offline(name):
     resumed_equal(name, relabel="offline")
 
@@ -284,13 +286,12 @@ def two_steps(
     name: str,
     rank: int,
     world: int,
-    network: BackboneConfig | None = None,
+    network: BackboneConfig = NARROW,
     side: int = SIDE,
     **changes: object,
 ) -> tuple[list[Tensors], Tensors]:
     """Two SGD steps on the part of this process, float64: gradients of both, state at the end."""
     config = small_config(name, queue_length=GLOBAL_BATCH, **changes)  # full from the second step
-    network = network or (RESNET18 if name in FULL_WIDTH else NARROW)
     objective = small_objective(name, small_backbone(network), config).double()
     convert_sync_batch_norm(objective)
     wrapped = objective
@@ -347,40 +348,29 @@ def test_two_processes__give_gradient_and_state_of_one(name, tmp_path):
         assert max(of_rank) < 1e-10, of_rank
 
 
-TRANSFORMER = BackboneConfig(name="test_vit", image_size=2 * SIDE)
-"""Patches of 16 pixels, so that the smallest crop is one patch."""
+CASES = (
+    [(name, {"relabel": "offline"}) for name in fields("relabel")]
+    + [(name, {"inter_negatives": 4, "pool_share": 0.25}) for name in fields("inter_negatives")]
+    + [(name, {"inter_negatives": 4, "sampling": "random"}) for name in fields("inter_negatives")]
+)
+"""Ways that small tests do not take: labels from a clustering before every epoch, and negatives
+from a part of the bank."""
 
 
-def differences_of_a_transformer(name: str, file: str) -> list[float]:
-    """As `differences`, of a network of patches, whose layers normalise every image by itself."""
+def differences_of_cases(file: str) -> list[float]:
+    """As `differences`, of all `CASES`: the largest of each."""
     expected = torch.load(file, weights_only=True, mmap=True)
     rank, world = dist.get_rank(), dist.get_world_size()
-    return gaps(two_steps(name, rank, world, TRANSFORMER, side=2 * SIDE), expected)
+    return [
+        max(gaps(two_steps(name, rank, world, TINY, **changes), one))
+        for (name, changes), one in zip(CASES, expected, strict=True)
+    ]
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize(("name", "most"), [("dino", 1e-8), ("moco_v3", 1e-10)])
-def test_two_processes__agree_on_a_transformer(name, most, tmp_path):
-    """For crops of another size, DINO's, timm interpolates position embeddings in float32."""
+def test_two_processes__agree_where_settings_take_another_way(tmp_path):
     file = str(tmp_path / "one.pt")
-    torch.save(two_steps(name, 0, 1, TRANSFORMER, side=2 * SIDE), file)
-    for of_rank in run_ranks(differences_of_a_transformer, WORLD, name, file):
-        assert max(of_rank) < most, of_rank
-
-
-def differences_offline(file: str) -> dict[str, float]:
-    """As `differences`, of all methods that can label offline: the largest, by method."""
-    expected = torch.load(file, weights_only=True, mmap=True)
-    rank, world = dist.get_rank(), dist.get_world_size()
-    return {
-        name: max(gaps(two_steps(name, rank, world, TINY, relabel="offline"), expected[name]))
-        for name in OFFLINE
-    }
-
-
-@pytest.mark.ddp
-def test_two_processes__label_offline_as_one_does(tmp_path):
-    file = str(tmp_path / "one.pt")
-    torch.save({name: two_steps(name, 0, 1, TINY, relabel="offline") for name in OFFLINE}, file)
-    for of_rank in run_ranks(differences_offline, WORLD, file):
-        assert {name: gap for name, gap in of_rank.items() if gap > 1e-10} == {}
+    torch.save([two_steps(name, 0, 1, TINY, **changes) for name, changes in CASES], file)
+    for of_rank in run_ranks(differences_of_cases, WORLD, file):
+        found = {f"{name} {how}": gap for (name, how), gap in zip(CASES, of_rank, strict=True)}
+        assert {case: gap for case, gap in found.items() if gap > 1e-10} == {}

@@ -56,13 +56,18 @@ def test_centre__follows_the_mean_of_the_teachers_scores():
     assert dino.centre.abs().max() > 0
 
 
-def test_prototypes__get_no_gradient_in_the_first_epochs():
+def test_prototypes__do_not_change_in_the_first_epochs():
     dino = method(frozen_epochs=2.0)
+    before = dino.prototypes.weight.detach().clone()
+    optimizer = torch.optim.Adam(dino.parameters(), weight_decay=1e-2)
     for step in range(3):
-        dino.zero_grad()
+        optimizer.zero_grad()
         dino(three_views(), progress(step)).loss.backward()
         assert (float(dino.prototypes.weight.grad.abs().max()) == 0) == (step < 2)
         assert float(dino.projector[0].weight.grad.abs().max()) > 0
+        optimizer.step()
+        dino.after_update(progress(step))
+        assert torch.equal(dino.prototypes.weight, before) == (step < 2)
 
 
 def test_transformers__take_crops_of_two_sizes():
@@ -76,6 +81,7 @@ def test_preflight__lowers_default_prototypes_and_names_missing_centring():
     assert config.prototypes == 4708
     assert "lowered from 65536" in notes[0]
     assert DINOConfig(prototypes=9000).preflight(4708, 256)[0].prototypes == 9000
+    assert "9000 prototypes are more" in DINOConfig(prototypes=9000).preflight(4708, 256)[1][0]
     _, notes = DINOConfig(centre_momentum=1.0, prototypes=100).preflight(4708, 256)
     assert "without centring" in notes[0]
     alone = MultiCrop(counts=(1,), sizes=(32,), scales=((0.25, 1.0),))

@@ -157,9 +157,21 @@ def test_separate_head__starts_as_a_copy_and_gets_its_own_gradient(name):
     assert all(p.grad is not None for p in waiting.inter_head.parameters())  # DDP waits for each
 
 
-def test_inter_loss__equals_the_equation_of_the_paper():
+def cosine_margin(cosine: float) -> float:
+    return cosine + 0.5
+
+
+def arc_margin(cosine: float) -> float:
+    return math.cos(math.acos(cosine) + 0.2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings"),
+    [(cosine_margin, {}), (arc_margin, {"margin_form": "arc", "inter_margin": 0.2})],
+)
+def test_inter_loss__equals_the_equation_of_the_paper(asked, settings):
     name = "moco_v2_interclr"
-    objective = method(name, inter_negatives=200, temperature=0.3)
+    objective = method(name, inter_negatives=200, temperature=0.3, **settings)
     objective.between_epochs(sweep_of(name), progress(0))
     batch = make_batch(name, 8, dtype=torch.float64)
     out = objective(batch, progress(0))
@@ -172,9 +184,27 @@ def test_inter_loss__equals_the_equation_of_the_paper():
     for i, q in enumerate(query):
         candidates = sorted((float(q @ r) for r in rows[labels != labels[i]]), reverse=True)
         pool = candidates[: math.ceil(len(candidates) / 10)]
-        own = math.exp((float(q @ positive[i]) + 0.5) / 0.3)
+        own = math.exp(asked(float(q @ positive[i])) / 0.3)
         total -= math.log(own / (own + sum(math.exp(c / 0.3) for c in pool))) / len(query)
     assert float(out.logs["inter_loss"]) == pytest.approx(total)
+
+
+def test_inter_loss__of_byol_predicts_an_image_of_the_cluster_from_both_views():
+    name = "byol_interclr"
+    objective = method(name)
+    objective.between_epochs(sweep_of(name), progress(0))
+    batch = make_batch(name, 8, dtype=torch.float64)
+    out = objective(batch, progress(0))
+    positive = objective.inter.positives(objective.bank, batch.rows, progress(0))
+    total = 0.0
+    with torch.no_grad():
+        for view in batch.views:
+            predicted = objective.predictor(objective.projector(objective.backbone(view)))
+            total += float((2 - 2 * F.cosine_similarity(predicted, positive)).mean())
+    assert float(out.logs["inter_loss"]) == pytest.approx(total)
+    targets = objective.base.encode(batch)[2]
+    own = sum(float((2 - 2 * F.cosine_similarity(t, positive)).mean()) for t in targets)
+    assert own > 0.1  # another image, not the teacher's view of this one
 
 
 def test_positives__are_other_members_of_the_cluster():
@@ -243,8 +273,10 @@ def test_preflight__refuses_what_the_user_wrote_and_names_the_largest(settings, 
     ],
 )
 def test_preflight__takes_the_largest_that_it_names(settings):
-    config, _ = MoCoV2InterCLRConfig(**settings).preflight(4708, 256)
+    config, notes = MoCoV2InterCLRConfig(**settings).preflight(4708, 256)
     assert {name: getattr(config, name) for name in settings} == settings
+    thin = settings.get("inter_clusters", 0) > 470
+    assert any("fewer than 10" in note for note in notes) == thin
     bank = MemoryBank(4708, 4)
     InterBranch(config, bank, 4)
 
@@ -286,12 +318,12 @@ def test_intra_margin__asks_for_more():
     assert float(with_) > float(without)
 
 
-def shards() -> dict:
-    """One step with whole banks and with shards: loss, gradient, bank and labels."""
+def shards(settings: dict) -> dict:
+    """Two steps with whole banks and with shards: loss, gradient, bank and labels."""
     out = {}
     name = "moco_v2_interclr"
     for sharded in (False, True):
-        objective = method(name, shard_bank=sharded, refresh_every=2)
+        objective = method(name, shard_bank=sharded, refresh_every=2, **settings)
         first = dist.get_rank() * IMAGES // 2
 
         def sweep(first=first):
@@ -317,9 +349,14 @@ def shards() -> dict:
     return out
 
 
+PART = {"inter_negatives": 4, "pool_share": 0.25}
+"""Negatives from a part of the bank, which small banks do not need."""
+
+
 @pytest.mark.ddp
-def test_sharded_bank__gives_the_same_training_with_half_of_the_bytes():
-    for found in run_ranks(shards, 2):
+@pytest.mark.parametrize("settings", [{}, PART, {"inter_negatives": 4, "sampling": "random"}])
+def test_sharded_bank__gives_the_same_training_with_half_of_the_bytes(settings):
+    for found in run_ranks(shards, 2, settings):
         whole, sharded = found[False], found[True]
         for key in ("loss", "gradient", "bank", "labels"):
             torch.testing.assert_close(

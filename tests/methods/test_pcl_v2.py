@@ -25,7 +25,10 @@ def test_preflight__lowers_clusters_in_proportion_and_the_queue_to_the_data():
     config, notes = PCLV2Config().preflight(4708, 256)
     assert config.clusters == (117, 235, 470)
     assert config.queue_length == 4608
-    assert len(notes) == 2
+    assert config.negative_prototypes == 470
+    assert len(notes) == 3
+    with pytest.raises(ConfigError, match="negative_prototypes must be at most 100"):
+        PCLV2Config(clusters=(100,), negative_prototypes=16000).preflight(4708, 256)
     with pytest.raises(ConfigError, match="clusters must be at most 2354"):
         PCLV2Config(clusters=(2355,)).preflight(4708, 256)
     with pytest.raises(ConfigError, match="at least the batch of 256"):

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.methods.objectives import make_batch, progress, small_backbone
 
 from scoutview.base.errors import ConfigError
@@ -71,7 +72,14 @@ def test_options__double_the_loss_and_add_instances():
     assert doubled == pytest.approx(2 * plain, rel=1e-5)
     both = method(instance_weight=1.0)
     out = both(batch, progress(0))
-    assert 0 < float(out.loss.detach()) - plain < 8
+    with torch.no_grad():  # each view predicts the teacher's other view
+        asked = [
+            both.instance_predictor(both.instance_projector(both.backbone(v))) for v in batch.views
+        ]
+        told = [both.teacher_instance_projector(both.teacher_backbone(v)) for v in batch.views]
+        crossed = zip(asked, reversed(told), strict=True)
+        instance = sum(float((2 - 2 * F.cosine_similarity(a, t)).mean()) for a, t in crossed)
+    assert float(out.loss.detach()) - plain == pytest.approx(instance, rel=1e-4)
     out.loss.backward()
     assert both.instance_predictor[0].weight.grad.abs().max() > 0
     assert method(normalise_values=True)(batch, progress(0)).loss.item() != pytest.approx(plain)

@@ -7,6 +7,7 @@ from tests.methods.objectives import make_batch, progress, small_backbone, sweep
 
 from scoutview.base.errors import ConfigError
 from scoutview.methods.sela_v2 import SeLaV2, SeLaV2Config, relabels
+from scoutview.nn.backbones import encode_views
 
 
 def method(**settings) -> SeLaV2:
@@ -41,6 +42,25 @@ def test_labels__that_were_not_found_are_said(caplog):
     sela = method()
     sela.between_epochs(sweep_of("sela_v2"), progress(0))
     assert "not found" not in caplog.text
+
+
+def test_loss__tells_the_labels_of_each_image_from_each_view():
+    sela = method(temperature=0.2)
+    sela.between_epochs(sweep_of("sela_v2"), progress(0))
+    batch = make_batch("sela_v2", 8)
+    batch = replace(batch, rows=torch.tensor([5, 1, 60, 33, 2, 17, 48, 9]))
+    loss = float(sela(batch, progress(0)).loss.detach())
+    with torch.no_grad():
+        seen = sela.projector(encode_views(sela.backbone, batch.views))
+        seen = torch.nn.functional.normalize(seen, dim=1).view(len(batch.views), 8, -1)
+    total = []
+    for prototypes, labels in zip(sela.prototypes, sela.assignments, strict=True):
+        for view in seen:
+            for row, z in zip(batch.rows.tolist(), view, strict=True):
+                scores = [float(z @ p.detach()) / 0.2 for p in prototypes]
+                log_sum = math.log(sum(math.exp(s) for s in scores))
+                total.append(log_sum - scores[int(labels[row])])
+    assert loss == pytest.approx(sum(total) / len(total), rel=1e-4)
 
 
 def test_labels__stay_between_updates():

@@ -68,10 +68,11 @@ def test_optimizer__steps_as_far_for_the_sum_as_for_the_mean_of_the_pairs():
     torch.testing.assert_close(*moved)
 
 
-def test_prototypes__are_frozen_at_first_and_of_unit_length_always():
+@pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.Adam])
+def test_prototypes__are_frozen_at_first_and_of_unit_length_always(optimiser):
     swav = method(frozen_epochs=2.0)
     before = swav.prototypes.detach().clone()
-    optimizer = torch.optim.SGD(swav.parameters(), lr=1.0, weight_decay=1e-3)
+    optimizer = optimiser(swav.parameters(), lr=0.1, weight_decay=1e-3)
     for step in range(3):
         optimizer.zero_grad()
         swav(make_batch("swav", 8), progress(step)).loss.backward()

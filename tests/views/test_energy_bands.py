@@ -244,6 +244,17 @@ def test_rescale__shows_as_much_as_there_is():
         assert params.affine[0][0] == params.affine[1][1] == pytest.approx(200 / 64)
 
 
+def test_rescale__shrinks_no_image_below_the_view():
+    policy = TwoCrops(size=224, rescale=(0.1, 0.7))
+    shrunk = [
+        1 / params.affine[0][0]
+        for key in range(150)
+        for params in draw(policy, (512, 640), generator(0, VIEWS, 0, key))
+    ]
+    least = 224 / 512
+    assert stats.kstest(shrunk, stats.uniform(least, 0.7 - least).cdf).pvalue > 0.01
+
+
 def test_shift__adds_to_the_values_on_both_kernels():
     pixels = image()
     params = ViewParams(IDENTITY, pixels.shape, brightness=1.1, shift=-0.1)

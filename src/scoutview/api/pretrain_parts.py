@@ -86,9 +86,11 @@ def check_labels(samples: Samples, store: Store, targets: Targets | None, what: 
     labelled = known.any(axis=1)
     notes = [f"{what} learns from the labels of {int(labelled.sum())} of {len(known)} images."]
     groups = store.table.mapped["group"][samples.rows]
-    without = [store.groups[g] for g in np.unique(groups) if not labelled[groups == g].any()]
-    if without:
-        notes.append(f"No image of {', '.join(without)} has a label.")
+    counts = {store.groups[g]: int(labelled[groups == g].sum()) for g in np.unique(groups)}
+    for number, who, why in ((0, "No", ""), (1, "Only one", ", too few to learn from")):
+        few = [name for name, count in counts.items() if count == number]
+        if few:
+            notes.append(f"{who} image of {', '.join(few)} has a label{why}.")
     never = [name for name, one in zip(targets.columns, known.T, strict=False) if not one.any()]
     if never and not targets.exclusive:
         notes.append(f"No training image has a value for {', '.join(never)}.")

@@ -56,7 +56,7 @@ class DeepClusterV2Config(MethodConfig):
     """Where centroids start; "random" rows are those of facebookresearch/swav."""
     empty_clusters: Literal["keep", "split"] = "keep"
     """A centroid without images stays where it is, or takes half of a large cluster."""
-    optimizer: OptimizerConfig = LARSConfig(lr=0.3, weight_decay=1e-6)
+    optimizer: OptimizerConfig = LARSConfig(lr=0.3, weight_decay=1e-6, adapt_excluded=True)
     """Optimiser."""
     schedule: ScheduleConfig = CosineSchedule(warmup_epochs=10, start=0.0625, final=0.001)
     """Learning-rate schedule."""

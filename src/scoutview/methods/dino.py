@@ -103,6 +103,11 @@ class DINOConfig(MethodConfig):
                 f"prototypes lowered from {self.prototypes} to {limit}, because there are"
                 f" {dataset_size} training images."
             )
+        elif self.prototypes > dataset_size:
+            notes.append(
+                f"{self.prototypes} prototypes are more than the {dataset_size} training images, so"
+                " most will never stand for one; lower prototypes."
+            )
         if self.views.n_views < 2:
             raise ConfigError(
                 f"views must hold at least 2 crops, got {self.views.n_views}: a crop's code is"
@@ -180,6 +185,8 @@ class DINO(Objective):
         mean = torch.stack(self._new_means).mean(dim=0)  # over the accumulated parts
         self._new_means.clear()
         self.centre.lerp_(mean.to(self.centre.dtype), 1.0 - self.config.centre_momentum)
+        if progress.within(self.config.frozen_epochs):  # no gradient keeps no weight decay away
+            self.prototypes.load_state_dict(self.teacher_prototypes.state_dict())
         momentum = cosine_momentum(self.config.momentum, progress.fraction)
         update_teacher(self.teacher_backbone, self.backbone, momentum)
         update_teacher(self.teacher_projector, self.projector, momentum)

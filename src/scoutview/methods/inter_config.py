@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scoutview.base.errors import ConfigError
+from scoutview.methods.cluster_counts import ENOUGH
 from scoutview.methods.config import MethodConfig, lowered
 from scoutview.nn.losses.margin import margin_nce
 from scoutview.nn.negatives import Sampling, pool_size
@@ -111,6 +112,12 @@ def fitted_inter(config: C, dataset_size: int) -> tuple[C, list[str]]:
         most = max(2, min(most, dataset_size // smallest))
     config, notes = lowered(config, "inter_clusters", most, images)
     each = dataset_size // config.inter_clusters
+    if each < ENOUGH:
+        notes.append(
+            f"{config.inter_clusters} clusters have {dataset_size / config.inter_clusters:.1f}"
+            f" images each; with fewer than {ENOUGH} a cluster says little more than an image, so"
+            " lower inter_clusters."
+        )
     most = each if "min_cluster" in written else max(1, each // 4)
     why = f"{dataset_size} training images in {config.inter_clusters} clusters are {each} for each"
     config, more = lowered(config, "min_cluster", most, why)

@@ -46,6 +46,8 @@ class MoCoV3Config(MethodConfig):
     """Width of projections and predictions."""
     projector_layers: int = Field(default=3, ge=1)
     """Linear layers of the projector; the predictor has two."""
+    predictor_batch_norm: bool = True
+    """Batch norm behind the predictor; facebookresearch/moco-v3 has none there for ResNets."""
     temperature: float = Field(default=0.2, gt=0)
     """Softmax temperature of the loss."""
     momentum: float = Field(default=0.99, ge=0, le=1)
@@ -86,17 +88,14 @@ class MoCoV3(Objective):
     def __init__(self, backbone: Backbone, config: MoCoV3Config) -> None:
         super().__init__()
         hidden, out = config.hidden_dim, config.output_dim
-        norms: dict[str, Any] = {
-            "batch_norm": True,
-            "hidden_bias": False,
-            "out_bias": False,
-            "out_batch_norm": True,
-        }
+        norms: dict[str, Any] = {"batch_norm": True, "hidden_bias": False, "out_bias": False}
         self.backbone = backbone
         if config.fixed_patch_projection is not False:
             _fix_patch_projection(backbone, asked=bool(config.fixed_patch_projection))
-        self.projector = mlp(backbone.dim, hidden, out, layers=config.projector_layers, **norms)
-        self.predictor = mlp(out, hidden, out, **norms)
+        self.projector = mlp(
+            backbone.dim, hidden, out, layers=config.projector_layers, out_batch_norm=True, **norms
+        )
+        self.predictor = mlp(out, hidden, out, out_batch_norm=config.predictor_batch_norm, **norms)
         self.teacher_backbone = frozen_copy(self.backbone)
         self.teacher_projector = frozen_copy(self.projector)
         self.config = config

@@ -20,7 +20,7 @@ from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective, Progress, StepOutput, Sweep
 from scoutview.data.batch import Batch
 from scoutview.methods.cluster_counts import ClusterCounts, fitted_clusters
-from scoutview.methods.config import MethodConfig, lowered_queue
+from scoutview.methods.config import MethodConfig, lowered, lowered_queue
 from scoutview.nn.backbones import Backbone
 from scoutview.nn.gather import world_size
 from scoutview.nn.heads import mlp
@@ -79,7 +79,10 @@ class PCLV2Config(MethodConfig):
         """Keep enough images for every cluster, and the queue within the data."""
         config, notes = lowered_queue(self, dataset_size, batch_size)
         config, more = fitted_clusters(config, dataset_size)
-        return config, more + notes
+        most = max(config.clusters)
+        why = f"the finest clustering has {most} prototypes"
+        config, few = lowered(config, "negative_prototypes", most, why)
+        return config, more + few + notes
 
     def preflight_budget(self, epochs: float) -> tuple[Self, list[str]]:
         """Let an epoch with prototypes begin."""

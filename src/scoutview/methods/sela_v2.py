@@ -61,7 +61,7 @@ class SeLaV2Config(MethodConfig):
     label_updates: int | None = Field(default=None, ge=2)
     """Times at which labels are computed, dense at the start (the first SeLa: 100); null is before
     every epoch."""
-    optimizer: OptimizerConfig = LARSConfig(lr=0.3, weight_decay=1e-6)
+    optimizer: OptimizerConfig = LARSConfig(lr=0.3, weight_decay=1e-6, adapt_excluded=True)
     """Optimiser."""
     schedule: ScheduleConfig = CosineSchedule(warmup_epochs=10, start=0.0625, final=0.001)
     """Learning-rate schedule."""

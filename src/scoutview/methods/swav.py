@@ -169,9 +169,12 @@ class SwAV(Objective):
         self.config = config
         self._new_rows: list[tuple[int, Tensor]] = []
         self._parts_checked = False
+        self._held: Tensor | None = None
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Predict the clusters of the assigned views from all other views."""
+        frozen = progress.within(self.config.frozen_epochs)
+        self._held = self.prototypes.detach().clone() if frozen else None
         features = encode_views(self.backbone, batch.views)  # (V B, dim)
         embeddings = unit(self.projector(features))  # (V B, output_dim)
         embeddings = embeddings.view(len(batch.views), len(batch), -1)
@@ -247,4 +250,6 @@ class SwAV(Objective):
                 assert isinstance(queue, Queue)
                 queue.write(column)
         self._new_rows.clear()
+        if self._held is not None:  # a gradient of zero keeps no weight decay away
+            self.prototypes.copy_(self._held)
         self.prototypes.copy_(F.normalize(self.prototypes, dim=1))

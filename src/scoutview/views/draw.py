@@ -276,8 +276,10 @@ def _crop_zoom(spec: ViewSpec, shape: Sequence[int], uniform: list[float]) -> li
     """
     ndim, size = len(shape), spec.size
     if spec.rescale is not None:
-        zoom = 1 / _between(spec.rescale, uniform[AREA])
-        return [min(zoom, *(n / v for n, v in zip(shape, size, strict=True)))] * ndim
+        room = min(n / v for n, v in zip(shape, size, strict=True))
+        # shrunk further, the image would be smaller than the view and be shown as a whole
+        least = min(max(spec.rescale[0], 1 / room), spec.rescale[1])
+        return [min(1 / _between((least, spec.rescale[1]), uniform[AREA]), room)] * ndim
     volume = _between(spec.scale, uniform[AREA]) * math.prod(shape)  # in image pixels
     low, high = spec.log_ratio
     bends = [0.0, *[low + (high - low) * u for u in uniform[ASPECT : ASPECT + ndim - 1]]]
