@@ -6,7 +6,7 @@ Deviations: views without colour and flips; small-batch defaults; prototypes fro
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -163,9 +163,7 @@ class SwAV(Objective):
             Queue(config.queue_length, config.output_dim, random=False, newest_first=True)
             for _ in range(queues)
         )
-        self._beside_queue = BesideQueue(
-            epsilon=config.epsilon, iterations=config.sinkhorn_iterations
-        )
+        self._beside = BesideQueue(epsilon=config.epsilon, iterations=config.sinkhorn_iterations)
         self.config = config
         self._new_rows: list[tuple[int, Tensor]] = []
         self._parts_checked = False
@@ -173,8 +171,6 @@ class SwAV(Objective):
 
     def forward(self, batch: Batch, progress: Progress) -> StepOutput:
         """Predict the clusters of the assigned views from all other views."""
-        frozen = progress.within(self.config.frozen_epochs)
-        self._held = self.prototypes.detach().clone() if frozen else None
         features = encode_views(self.backbone, batch.views)  # (V B, dim)
         embeddings = unit(self.projector(features))  # (V B, output_dim)
         embeddings = embeddings.view(len(batch.views), len(batch), -1)
@@ -220,7 +216,8 @@ class SwAV(Objective):
     def _prototypes(self, progress: Progress, modality: int) -> Tensor:
         own = self.prototypes.chunk(self.modalities)[modality]  # (K, output_dim)
         if progress.within(self.config.frozen_epochs):
-            # A gradient of zero rather than none, because data-parallel training waits for one.
+            # A gradient of zero, as data-parallel training waits for one; decay still moves them.
+            self._held = self.prototypes.detach().clone()
             return own.detach() + 0.0 * own
         return own
 
@@ -233,7 +230,7 @@ class SwAV(Objective):
         if isinstance(queue, Queue) and queue.is_full:
             past = queue.rows.tensor_split(world_size())[rank()]  # each process takes its share
             own = self.prototypes.chunk(self.modalities)[modality]
-            return self._beside_queue.assign(past, own, scores)
+            return self._beside.assign(past, own, scores)
         return sinkhorn(
             scores,
             epsilon=config.epsilon,
@@ -246,10 +243,8 @@ class SwAV(Objective):
         """Store the projections of the step and bring the prototypes back to unit length."""
         for modality, rows in self._new_rows:  # one entry per modality and accumulated part
             for number, column in enumerate(rows.unbind(dim=1)):
-                queue = self.queues[modality * rows.shape[1] + number]
-                assert isinstance(queue, Queue)
-                queue.write(column)
+                cast(Queue, self.queues[modality * rows.shape[1] + number]).write(column)
         self._new_rows.clear()
-        if self._held is not None:  # a gradient of zero keeps no weight decay away
-            self.prototypes.copy_(self._held)
-        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+        kept = self.prototypes if self._held is None else self._held
+        self.prototypes.copy_(F.normalize(kept, dim=1))
+        self._held = None
