@@ -3,15 +3,8 @@ from pathlib import Path
 
 from tests.golden.test_golden import ADAPTERS
 
-from scoutview.methods import METHODS
-
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "roadmap.md").read_text(encoding="utf-8")
-
-
-def test_roadmap__lists_every_method_as_standing():
-    stands = TEXT.partition("## Stands")[2].partition("## Next")[0]
-    assert [name for name in METHODS if f"`{name}`" not in stands] == []
 
 
 def test_roadmap__names_the_golden_folders_that_wait():

@@ -5,6 +5,7 @@ Hardware and time: two CPU cores, below 6 minutes; `full` about two hours.
 """
 
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from scoutview.api.pretrain import PretrainConfig
 from scoutview.api.show import show
 from scoutview.api.transfer import TransferConfig
 from scoutview.api.transfer_runs import FineTune
-from scoutview.methods import config_class
+from scoutview.methods import METHODS as REGISTRY
+from scoutview.methods import config_class, method_class
 from scoutview.nn.backbones import BackboneConfig
 from scoutview.nn.optim_config import AdamConfig, AdamWConfig, CosineSchedule
 from scoutview.recipes.pneumoniamnist import SIDE, pneumoniamnist
@@ -25,32 +27,6 @@ from scoutview.views.policy import EvalView
 
 logger = logging.getLogger(__name__)
 
-NAMES: Final = {
-    "simclr": "SimCLR",
-    "moco_v2": "MoCo v2",
-    "byol": "BYOL",
-    "barlow_twins": "Barlow Twins",
-    "swav": "SwAV",
-    "insdis": "InsDis",
-    "npid_v2": "NPID v2",
-    "pirl": "PIRL",
-    "infomin": "InfoMin",
-    "moco_v1": "MoCo v1",
-    "moco_v3": "MoCo v3",
-    "simclr_v2": "SimCLR v2",
-    "simsiam": "SimSiam",
-    "vicreg": "VICReg",
-    "dino": "DINO",
-    "pixpro": "PixPro",
-    "pcl_v1": "PCL v1",
-    "pcl_v2": "PCL v2",
-    "sela_v2": "SeLa v2",
-    "deepcluster_v2": "DeepCluster v2",
-    "npid_v2_interclr": "NPID v2 InterCLR",
-    "moco_v2_interclr": "MoCo v2 InterCLR",
-    "byol_interclr": "BYOL InterCLR",
-}
-"""Every self-supervised method, with its name in tables and figures."""
 HEADS: Final[dict[str, dict[str, int]]] = {
     "simclr": {},
     "moco_v2": {},
@@ -60,7 +36,6 @@ HEADS: Final[dict[str, dict[str, int]]] = {
 }
 """Settings that fit a small network; methods without any get narrow heads."""
 METHODS: Final = ("simclr", "byol")
-FULL_METHODS: Final = tuple(NAMES)
 SAMPLES: Final = 25_600
 FULL_SAMPLES: Final = 100_000
 SUPERVISED_SAMPLES: Final = 8_000
@@ -121,13 +96,13 @@ def demo_config(*, full: bool = False) -> ExperimentConfig:
     Args:
         full: All methods with a larger budget.
     """
-    methods = FULL_METHODS if full else METHODS
+    methods = self_supervised() if full else METHODS
     samples = FULL_SAMPLES if full else SAMPLES
     return ExperimentConfig(
         arms=(
             *(
                 Arm(
-                    name=NAMES[method],
+                    name=title(method),
                     pretraining=pretraining(method, samples, probe_every=5 if full else 1),
                 )
                 for method in methods
@@ -145,6 +120,18 @@ def demo_config(*, full: bool = False) -> ExperimentConfig:
         ),
         title="Pneumonia on paediatric chest radiographs (PneumoniaMNIST)",
     )
+
+
+def self_supervised() -> tuple[str, ...]:
+    """Names of all methods that need no labels, those of the short demo first."""
+    found = [name for name in REGISTRY if method_class(name).self_supervised]
+    return (*METHODS, *(name for name in found if name not in METHODS))
+
+
+def title(method: str) -> str:
+    """Name of a method in tables and figures: what its file begins with."""
+    words = sys.modules[config_class(method).__module__].__doc__ or method
+    return words.partition(":")[0]
 
 
 def pretraining(method: str, samples: int, *, probe_every: int = 5) -> Pretraining:
