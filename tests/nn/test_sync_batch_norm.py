@@ -81,6 +81,26 @@ def test_sync_batch_norm__equals_batch_norm_on_the_whole_batch():
                 np.testing.assert_allclose(actual, value, rtol=tolerance, atol=tolerance)
 
 
+def grouped_parts():
+    """With both processes as a group, and with each as a group of its own."""
+    both = dist.new_group([0, 1])
+    alone = [dist.new_group([r]) for r in range(WORLD)][rank()]
+    x = images().chunk(WORLD)[rank()]
+    return [run(norm(SyncBatchNorm, group=group), x, WORLD)[:2] for group in (both, alone)]
+
+
+@pytest.mark.ddp
+def test_sync_batch_norm__takes_statistics_of_its_group():
+    together, alone = zip(*run_ranks(grouped_parts, WORLD), strict=True)
+    whole = run(norm(nn.BatchNorm2d), images())
+    own = [run(norm(nn.BatchNorm2d), part) for part in images().chunk(WORLD)]
+    for i in (0, 1):  # outputs, and input gradients, of which a part has its share of the loss
+        np.testing.assert_allclose(np.concatenate([p[i] for p in together]), whole[i], atol=1e-11)
+        np.testing.assert_allclose(
+            np.concatenate([p[i] for p in alone]), np.concatenate([p[i] for p in own]), atol=1e-11
+        )
+
+
 def memory_format_and_type():
     x = images(dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     out = norm(SyncBatchNorm).float()(x)
@@ -107,6 +127,9 @@ def test_convert__keeps_the_names_and_shares_the_parameters():
     assert list(model.state_dict()) == keys
     assert all(p is before[n] for n, p in model.named_parameters())
     assert not normalises_alone(model)
+    apart = SyncBatchNorm(4)
+    apart.group = object()  # anything but all processes
+    assert normalises_alone(nn.Sequential(apart))
     assert not any(type(m) is nn.BatchNorm2d for m in model.modules())
 
 

@@ -19,7 +19,7 @@ from scoutview.methods import METHODS
 from scoutview.results.provenance import environment
 from scoutview.results.run import RunFolder
 from scoutview.train.checkpoint import checkpoint_path, latest_checkpoint
-from scoutview.train.devices import start_fabric
+from scoutview.train.devices import normalised_together, start_fabric
 from scoutview.train.loop import fit
 from scoutview.train.signals import TrainingStoppedError
 
@@ -157,6 +157,21 @@ def test_fit__norms_of_each_process_share_statistics_and_banks_stay(tmp_path):
     assert bank1.tolist() == [1.0] * 3
     assert torch.equal(mean0, mean1)
     assert mean0.abs().sum() > 0
+
+
+def sizes_of_groups():
+    """Processes that normalise together: on two machines of one, on one of two, by default."""
+    wishes = (
+        {"num_nodes": 2, "batch_norm": "per_node"},
+        {"devices": 2, "batch_norm": "per_node"},
+        {"num_nodes": 2},
+    )
+    groups = [normalised_together(toy_config(samples=16, **wish)) for wish in wishes]
+    return [torch.distributed.get_world_size(group) for group in groups]
+
+
+def test_batch_norm__per_node_takes_the_processes_of_a_machine():
+    assert run_ranks(sizes_of_groups, 2) == [[1, 2, 2]] * 2
 
 
 @pytest.mark.slow

@@ -12,33 +12,36 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-def world_size() -> int:
-    """Count the processes of this run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+Group = dist.ProcessGroup | None
+"""Some of the processes; None is all."""
 
 
-def rank() -> int:
+def world_size(group: Group = None) -> int:
+    """Count the processes of this run, or of a group of them."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank(group: Group = None) -> int:
     """Give the number of this process, in [0, world_size)."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = len(x)
-        return _gathered(x)
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.rows, ctx.group = len(x), group
+        return _gathered(x, group)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad, group = grad.contiguous(), ctx.group
         if dist.get_backend() == "nccl":
             own = grad.new_empty((ctx.rows, *grad.shape[1:]))
-            dist.reduce_scatter_tensor(own, grad)
-            return own
+            dist.reduce_scatter_tensor(own, grad, group=group)
+            return own, None
         grad = grad.clone()  # all_reduce works in place, autograd may still own it
-        dist.all_reduce(grad)
-        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+        dist.all_reduce(grad, group=group)
+        return grad[rank(group) * ctx.rows : (rank(group) + 1) * ctx.rows], None
 
 
 class _Sum(torch.autograd.Function):
@@ -55,26 +58,27 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def _gathered(x: Tensor) -> Tensor:
-    out = x.new_empty((world_size() * len(x), *x.shape[1:]))
-    dist.all_gather_into_tensor(out, x.contiguous())
+def _gathered(x: Tensor, group: Group) -> Tensor:
+    out = x.new_empty((world_size(group) * len(x), *x.shape[1:]))
+    dist.all_gather_into_tensor(out, x.contiguous(), group=group)
     return out
 
 
-def all_gather(x: Tensor) -> Tensor:
+def all_gather(x: Tensor, group: Group = None) -> Tensor:
     """Concatenate a tensor of all processes in rank order, with gradient.
 
     Args:
         x: Rows of this process, (B, ...); every process has the same shape.
+        group: The processes, of which this is one.
 
     Returns:
         Rows of all processes, (world B, ...).
     """
-    if world_size() == 1:
+    if world_size(group) == 1:
         return x
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return _gathered(x)
-    gathered: Tensor = _Gather.apply(x)
+        return _gathered(x, group)
+    gathered: Tensor = _Gather.apply(x, group)
     return gathered
 
 

@@ -1,4 +1,4 @@
-"""Batch norm over the batch of all processes, on any device.
+"""Batch norm over the batch of all processes, or of those of one machine, on any device.
 
 PyTorch's own SyncBatchNorm refuses CPU tensors. Here every process sends count, mean and summed
 squared deviation of its channels in one gather; they are joined without cancellation.
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scoutview.nn.gather import all_gather, all_sum, world_size
+from scoutview.nn.gather import Group, all_gather, all_sum, world_size
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm whose statistics are those of the global batch; state dict as BatchNorm's.
+    """Batch norm whose statistics are those of a group's batch; state dict as BatchNorm's.
 
     Source: Ioffe & Szegedy, 2015, arXiv:1502.03167; joining of moments: Chan et al., 1983.
     """
 
-    def __init__(self, num_features: int, **options: Any) -> None:
-        """Take the arguments of BatchNorm."""
+    def __init__(self, num_features: int, *, group: Group = None, **options: Any) -> None:
+        """Take the arguments of BatchNorm, and the processes that are normalised together."""
         super().__init__(num_features, **options)
+        self.group = group
         self.drop: nn.Module = nn.Identity()  # timm's norms may end with these two
         self.act: nn.Module = nn.Identity()
 
@@ -38,7 +39,7 @@ class SyncBatchNorm(_BatchNorm):
         Returns:
             Same shape, type and memory format.
         """
-        if not self.training or world_size() == 1:
+        if not self.training or world_size(self.group) == 1:
             out = super().forward(input)
         else:
             out = self._synchronised(input)
@@ -48,7 +49,7 @@ class SyncBatchNorm(_BatchNorm):
         self._check_input_dim(x)
         with torch.autocast(x.device.type, enabled=False):
             wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-            mean, variance, count = _global_moments(wide)
+            mean, variance, count = _global_moments(wide, self.group)
             self._track(mean.detach(), variance.detach(), count)
             scale = (variance + self.eps).rsqrt()  # (C,)
             if self.weight is not None:
@@ -71,13 +72,13 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight)
 
 
-def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Join mean (C,), biased variance (C,) and count () of (B, C, *S) over all processes."""
+def _global_moments(x: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """Join mean (C,), biased variance (C,) and count () of (B, C, *S) over the processes."""
     dims = [0, *range(2, x.ndim)]
     own_variance, own_mean = torch.var_mean(x, dim=dims, correction=0)  # (C,) each
     n = x.numel() / x.shape[1]
     sent = torch.cat([own_mean, own_variance * n, own_mean.new_full((1,), n)])  # (2C + 1,)
-    parts = all_gather(sent[None])  # (world, 2C + 1)
+    parts = all_gather(sent[None], group)  # (world, 2C + 1)
     c = x.shape[1]
     means, squares, counts = parts[:, :c], parts[:, c : 2 * c], parts[:, 2 * c :]
     total = counts.sum().detach()
@@ -86,7 +87,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, deviation / total, total
 
 
-def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
+def convert_sync_batch_norm(module: nn.Module, group: Group = None) -> nn.Module:
     """Replace every batch norm inside a module by the synchronised one.
 
     Parameters and buffers are shared, names in the state dict stay. timm's batch norms with an
@@ -94,12 +95,13 @@ def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
 
     Args:
         module: Changed in place.
+        group: The processes that are normalised together.
 
     Returns:
         The module, or its replacement if it is a batch norm itself.
     """
     for name, child in module.named_children():
-        setattr(module, name, convert_sync_batch_norm(child))
+        setattr(module, name, convert_sync_batch_norm(child, group))
     if not isinstance(module, _BatchNorm) or isinstance(module, SyncBatchNorm):
         return module
     new = SyncBatchNorm(
@@ -108,6 +110,7 @@ def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
         momentum=module.momentum,
         affine=module.affine,
         track_running_stats=module.track_running_stats,
+        group=group,
     )
     new._parameters, new._buffers = module._parameters, module._buffers
     new.drop = getattr(module, "drop", new.drop)
@@ -118,7 +121,7 @@ def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def average_running_statistics(module: nn.Module) -> None:
-    """Give all processes the mean of their running statistics, where each has norms of its own.
+    """Give all processes the mean of their running statistics, where they have norms of their own.
 
     The mean of moving averages is the moving average of the means, so it does not matter how often
     this is done before the statistics are used.
@@ -138,8 +141,11 @@ def average_running_statistics(module: nn.Module) -> None:
 
 
 def normalises_alone(module: nn.Module) -> bool:
-    """Say whether batch norms inside a module have statistics of their own in each process."""
-    shared: tuple[Any, ...] = (SyncBatchNorm, nn.SyncBatchNorm)
-    return any(
-        isinstance(part, _BatchNorm) and not isinstance(part, shared) for part in module.modules()
-    )
+    """Say whether the statistics of a batch norm inside a module are not those of all processes."""
+
+    def alone(part: nn.Module) -> bool:
+        if isinstance(part, SyncBatchNorm):
+            return part.group is not None
+        return isinstance(part, _BatchNorm) and not isinstance(part, nn.SyncBatchNorm)
+
+    return any(map(alone, module.modules()))

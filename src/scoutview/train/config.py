@@ -39,8 +39,8 @@ class FitConfig(Config):
     """Machines; more than one needs torchrun or SLURM."""
     precision: Precision = "32-true"
     """Number format of the forward pass; "-mixed" keeps the weights in float32."""
-    batch_norm: Literal["synchronised", "per_process"] = "synchronised"
-    """Whether batch statistics are taken over all processes."""
+    batch_norm: Literal["synchronised", "per_node", "per_process"] = "synchronised"
+    """Whether batch statistics are taken over all processes, or over those of a machine."""
     channels_last: bool = True
     """Memory format of images and convolutions."""
     compile: bool = False

@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
 from scoutview.base.errors import ConfigError
+from scoutview.nn.gather import Group
 from scoutview.train.config import FitConfig
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # names the precision of each run
@@ -52,6 +54,14 @@ def start_fabric(config: FitConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def normalised_together(config: FitConfig) -> Group:
+    """Name the processes over which this one's batch norms take their statistics; all must call."""
+    if config.batch_norm != "per_node" or config.num_nodes == 1:
+        return None
+    own, _ = dist.new_subgroups(group_size=config.devices)  # ranks of a machine follow each other
+    return cast(Group, own)
 
 
 _filling: Any = torch.utils.deterministic  # its flag is a property that type checkers do not see

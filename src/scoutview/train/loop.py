@@ -36,7 +36,7 @@ from scoutview.train.checkpoint import (
     training_tensors,
 )
 from scoutview.train.config import FitConfig
-from scoutview.train.devices import determinism
+from scoutview.train.devices import determinism, normalised_together
 from scoutview.train.loggers import open_loggers
 from scoutview.train.monitor import CollapseMonitor, feature_health
 from scoutview.train.optimizers import build_optimizer, set_rates
@@ -128,8 +128,8 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
     total_epochs = math.ceil(total_steps / steps_per_epoch)
 
     # ---- model and optimiser; the order matters: norms, device, layout, optimiser, wrapping
-    if config.world > 1 and config.batch_norm == "synchronised":
-        convert_sync_batch_norm(objective)
+    if config.world > 1 and config.batch_norm != "per_process":
+        convert_sync_batch_norm(objective, normalised_together(config))
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     _to_layout(objective.to(device), layout)
     if config.compile:
@@ -200,7 +200,7 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
                 )
             stepper.step()
             stepper.zero_grad(set_to_none=True)
-            if config.batch_norm == "per_process":
+            if config.batch_norm != "synchronised":
                 average_running_statistics(objective)
             objective.after_update(progress)
             bar.advance()
