@@ -34,6 +34,13 @@ def test_tree__is_at_most_45_megabytes():
     assert sum(sizes.values()) <= LARGEST_TREE, [str(path) for path in largest]
 
 
+def test_root__holds_nothing_that_a_download_left():
+    named = {"Makefile", "NOTICE", "LICENSE"}
+    kinds = {".md", ".toml", ".txt", ".yml", ".importlinter", ".gitignore"}
+    at_root = [path.name for path in tracked() if path.parent == ROOT]
+    assert [n for n in at_root if n not in named and (Path(n).suffix or n) not in kinds] == []
+
+
 def test_tree__names_no_place_of_a_machine():
     found = []
     for path in tracked():
