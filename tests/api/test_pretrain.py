@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tests.cohorts import radiograph_cohort, write_radiographs
 from tests.methods.objectives import small_config
 from tests.processes import run_ranks
 
@@ -19,6 +20,7 @@ from scoutview.api.pretrain import PretrainConfig, pretrain, written_settings
 from scoutview.api.store import store
 from scoutview.base.errors import ConfigError, RunError
 from scoutview.contract import StepOutput
+from scoutview.index.config import IndexConfig
 from scoutview.methods import METHODS, config_class, method_class
 from scoutview.methods.hybrid import HybridConfig
 from scoutview.methods.simclr import SimCLR
@@ -360,3 +362,26 @@ def test_pretrain__two_processes_equal_one(cohort, tmp_path):
     left, right = load_file(one.backbone), load_file(two.backbone)
     for name, tensor in left.items():
         torch.testing.assert_close(right[name], tensor, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_pretrain__goes_without_probes_where_validation_has_no_labels(tmp_path, caplog):
+    source = write_radiographs(tmp_path / "set.npz", {"train": 40, "val": 8, "test": 8})
+    with np.load(source) as whole:
+        arrays = {name: whole[name] for name in whole.files}
+    arrays["val_labels"] = np.full(arrays["val_labels"].shape, np.nan)
+    np.savez(source, **arrays)
+    cohort = index(source, tmp_path / "cohort", config=IndexConfig(workers=1))
+    chosen = tiny_config(epochs=1, batch_size=20)
+    with caplog.at_level(logging.INFO, logger="scoutview"):
+        run = pretrain(cohort, "simclr", tmp_path / "run", config=chosen)
+    assert "No kNN and linear probes" in caplog.text
+    assert not any("knn" in name for name in RunFolder.open(run).metrics().columns)
+
+
+def test_pretrain__records_the_intensity_of_each_kind_of_image(tmp_path):
+    cohort = radiograph_cohort(tmp_path, {"train": 40, "val": 8, "test": 8})
+    chosen = tiny_config(epochs=1, batch_size=20, probe_every=None)
+    run = RunFolder.open(pretrain(cohort, "simclr", tmp_path / "run", config=chosen))
+    assert run.config["data"]["intensity"] is None
+    assert run.config["intensity_used"] == {"unknown uint8": {"kind": "full_range"}}
+    assert 'unknown uint8 `{"kind":"full_range"}`' in run.model_card.read_text(encoding="utf-8")

@@ -101,7 +101,7 @@ def _description(config: BackboneConfig, values: dict[str, Any], side: int) -> d
         "small_stem": config.small_stem,
         "in_channels": config.in_channels,
         "image_size": side,
-        "intensity": values["data"]["intensity"],
+        "intensity": _intensity(values),
         "mean": values["mean"],
         "std": values["std"],
         "method": _method(values),
@@ -125,13 +125,20 @@ def _loading(config: BackboneConfig, backbone: Backbone, values: dict[str, Any])
             "model.maxpool = nn.Identity()",
         ]
     lines += ['model.load_state_dict(load_file("model.safetensors"))', "model.eval()"]
-    intensity = json.dumps(values["data"]["intensity"])
     return (
         "\n## Load with plain timm\n\n```python\n" + "\n".join(lines) + "\n```\n\n"
-        f"Input: (B, {config.in_channels}, H, W) float32, grey values mapped to [0, 1] by the"
-        f" intensity policy `{intensity}` (null: the default of the modality), then"
-        f" (x - {values['mean']:g}) / {values['std']:g}. Output: (B, {backbone.dim}).\n"
+        f"Input: (B, {config.in_channels}, H, W) float32, grey values mapped to [0, 1] by"
+        f" `{json.dumps(_intensity(values))}`, then (x - {values['mean']:g}) / {values['std']:g}."
+        f" Output: (B, {backbone.dim}).\n"
     )
+
+
+def _intensity(values: dict[str, Any]) -> Any:
+    """What made grey values of stored ones, by modality and stored type.
+
+    Runs of before this was recorded have the policy that was asked for, or null for the defaults.
+    """
+    return values.get("intensity_used", values["data"]["intensity"])
 
 
 def _write_onnx(backbone: Backbone, side: int, path: Path) -> None:

@@ -123,6 +123,10 @@ class _Plan:
             "cohort": os.path.relpath(self.cohort.folder.resolve(), out.resolve()),
             "method": {"name": self.method, **settings},
             **self.config.model_dump(mode="json"),
+            "intensity_used": {
+                kind: policy.model_dump(mode="json")
+                for kind, policy in self.samples.policies().items()
+            },
             "notes": list(self.notes),
         }
 
@@ -515,10 +519,9 @@ def _probes(
 ) -> list[LabelledProbe]:
     """Make the labelled probe, if there are labels in the training and validation parts."""
     config, targets = plan.config, plan.targets
-    splits = set(plan.cohort.where(config.data.where).table["split"])
     if config.probe_every is None:
         return []
-    if targets is None or not {"train", "val"} <= splits:
+    if targets is None or not (_is_labelled(plan, "train") and _is_labelled(plan, "val")):
         if fabric.is_global_zero:
             logger.info("No kNN and linear probes: they need labels in the parts train and val.")
         return []
@@ -542,6 +545,13 @@ def _probes(
             autocast=fabric.autocast,
         )
     ]
+
+
+def _is_labelled(plan: _Plan, split: str) -> bool:
+    """Say whether an image of a part that the run may look at has a label."""
+    part = plan.cohort.where(plan.config.data.where).split(split).table["image_id"]
+    positions = plan.cohort.table["image_id"].isin(part).to_numpy().nonzero()[0]
+    return plan.targets is not None and bool(plan.targets.of(positions).known.any())
 
 
 @contextmanager
@@ -610,7 +620,8 @@ def _model_card(plan: _Plan, fitted: Fitted, notes: list[str]) -> str:
     config = plan.config
     table = plan.cohort.table
     modalities = ", ".join(sorted(set(table["modality"])))
-    intensity = config.data.intensity.model_dump_json() if config.data.intensity else "default"
+    policies = plan.samples.policies().items()
+    intensity = "; ".join(f"{kind} `{policy.model_dump_json()}`" for kind, policy in policies)
     lines = [
         f"# {config.backbone.name}, pre-trained with {plan.method}",
         "",
@@ -618,7 +629,7 @@ def _model_card(plan: _Plan, fitted: Fitted, notes: list[str]) -> str:
         *_label_line(plan),
         f"- Training: {fitted.samples_seen} samples seen in {fitted.steps} steps of"
         f" {config.batch_size}, seed {config.seed}, {config.precision}.",
-        f"- Input: {config.backbone.in_channels} channel(s); intensity policy {intensity}, then"
+        f"- Input: {config.backbone.in_channels} channel(s); intensity of {intensity}; then"
         f" (x - {config.mean:g}) / {config.std:g}.",
         f"- Weights: `backbone.safetensors`, tensor names of timm's {config.backbone.name}.",
         "- Last epoch; nothing was chosen on validation data.",

@@ -194,6 +194,16 @@ class Samples:
             return self.config.intensity
         return _default(self.store.groups[record.group], PIXEL_DTYPES[record.dtype])
 
+    def policies(self) -> dict[str, IntensityPolicy]:
+        """Give the intensity policy of each kind of image, by modality and stored type."""
+        table = self.store.table.mapped
+        kinds = np.unique(np.stack([table[name][self.rows] for name in ("group", "dtype")]), axis=1)
+        named = [(self.store.groups[group], PIXEL_DTYPES[dtype]) for group, dtype in kinds.T]
+        return {
+            f"{modality} {dtype}": self.config.intensity or _default(modality, dtype)
+            for modality, dtype in named
+        }
+
     def image(
         self, record: Record, slice_index: int, row: int, window: tuple[slice, slice] | None
     ) -> NDArray[Any]:
