@@ -1,11 +1,13 @@
 """`compare` on a real cohort with a store, and on studies that it must refuse."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from tests.results.synthetic import DEMO, add_run, make_study
 
-from scoutview.api.compare import compare
+from scoutview.api.compare import _readable, compare
 from scoutview.base.errors import RunError
 from scoutview.index.build import build_cohort
 from scoutview.index.config import IndexConfig
@@ -88,6 +90,10 @@ def test_compare__names_no_place_of_this_machine(page, study):
     for path in page.parent.rglob("*.*"):
         if path.suffix in (".html", ".md", ".csv", ".tex"):
             assert str(study.path.parent) not in path.read_text(encoding="utf-8")
+    assert "../" not in page.read_text(encoding="utf-8"), "a way from here leads through folders"
+    values = {"cohort": "../../Someone_1950/cohort", "head": {"file": "/a/b.pt"}, "lr": 0.1}
+    shown = {"cohort": "…/cohort", "head": {"file": "…/b.pt"}, "lr": 0.1}
+    assert json.loads(_readable(values)) == shown
 
 
 def test_compare__into_a_folder_with_content_is_refused(study, page):

@@ -384,13 +384,14 @@ def _readable(config: dict[str, Any]) -> str:
 
 
 def _without_places(value: Any) -> Any:
-    """Keep only the last name of absolute paths: the page is passed on, the machine is not."""
+    """Keep only the last name of paths: the page is passed on, the names of folders are not."""
     if isinstance(value, dict):
         return {key: _without_places(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_places(item) for item in value]
-    if isinstance(value, str) and PurePath(value).is_absolute():
-        return f"…/{PurePath(value).name}"
+    place = PurePath(value) if isinstance(value, str) else PurePath()
+    if place.is_absolute() or ".." in place.parts:
+        return f"…/{place.name}"
     return value
 
 
