@@ -401,6 +401,27 @@ def test_transfer__reads_weights_from_a_file(cohort, tmp_path):
     assert (one.name, one.kind) == ("mine", "file")
 
 
+def write_weights(file, seed):
+    file.parent.mkdir()
+    torch.manual_seed(seed)
+    torch.save(build_backbone(TINY).model.state_dict(), file)
+    return file
+
+
+def test_transfer__refuses_other_weights_under_the_same_name(cohort, tmp_path):
+    config = TransferConfig(**SHARED | {"fractions": (0.2,)}, mode=LinearProbe(l2=(1.0,)))
+    one, other = (write_weights(tmp_path / name / "net.pt", len(name)) for name in ("a", "bc"))
+    out = transfer(cohort, "classification", one, tmp_path / "s", config)
+    before = (out / "study.json").read_bytes()
+    longer = config.model_copy(update={"seeds": (2,)})
+    with pytest.raises(RunError, match=r"'net' must stay what it was.*weights are others"):
+        transfer(cohort, "classification", other, out, longer, resume=True)
+    assert (out / "study.json").read_bytes() == before
+    shutil.copy(other, one)  # trained again at the same place
+    with pytest.raises(RunError, match="weights are others"):
+        transfer(cohort, "classification", one, out, longer, resume=True)
+
+
 def test_transfer__writes_no_path_and_nothing_private(cohort, tmp_path):
     config = TransferConfig(**SHARED | {"fractions": (1.0,)}, mode=LinearProbe(l2=(1.0,)))
     out = transfer(cohort, "classification", "random", tmp_path / "s", config)

@@ -30,9 +30,9 @@ FIELDS = {
         "split": "string",
         "embedding": "list<float>",
     },
-    ("study", 1): [
+    ("study", 2): [
         ["task", "cohort", "title", "initialisations", "runs", "details"],
-        ["name", "kind", "method", "run"],
+        ["name", "kind", "method", "run", "weights"],
         ["path", "initialisation", "method", "fraction", "seed", "fold"],
     ],
 }

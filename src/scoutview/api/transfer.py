@@ -150,7 +150,9 @@ def transfer(
     notes += seen_otherwise
     notes += _seen_in_pretraining(start, part, images, blocks, config)
     study = _study(out, task, whole, config, resume)
-    study.add_initialisation(start.name, start.kind, method=start.method, run=start.run)
+    study.add_initialisation(
+        start.name, start.kind, method=start.method, run=start.run, weights=start.weights
+    )
     _add_details(study, notes, dropped)
     cells = list(_cells(images, blocks, config))
     with bar(f"transfer {start.name}", total=len(cells)) as shown:
@@ -193,7 +195,7 @@ def read_start(initialisation: str | Path, config: TransferConfig) -> Start:
         return _start_of_run(path, config)
     if path.is_file():
         loaded = config.backbone.model_copy(update={"weights": str(path)})
-        return Start(config.name or path.stem, "file", loaded)
+        return Start(config.name or path.stem, "file", loaded, weights=_sha256(path))
     raise ConfigError(
         f"Initialisation {word!r} is neither a run folder, a file of weights, 'imagenet', 'random'"
         " nor 'raw_pixels'; check the path."
@@ -207,7 +209,14 @@ def _start_of_run(path: Path, config: TransferConfig) -> Start:
     values = dict(run.config["backbone"])
     backbone = BackboneConfig.build(values | {"weights": str(run.backbone)})
     method = str(run.config["method"]["name"])
-    return Start(config.name or method, "run", backbone, method=method, run=path)
+    weights = _sha256(run.backbone)
+    name = config.name or method
+    return Start(name, "run", backbone, method=method, run=path, weights=weights)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def like_run(config: TransferConfig, run: str | Path) -> TransferConfig:

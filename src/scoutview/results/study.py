@@ -28,6 +28,8 @@ class Initialisation(Config):
     """Registry name of the pre-training method, "" for baselines."""
     run: str = ""
     """Folder of the pre-training run, relative to the study; "" if there is none."""
+    weights: str = ""
+    """SHA-256 of the file of weights; "" if there is none, or a version 1 did not write it."""
 
 
 class StudyRun(Config):
@@ -158,21 +160,34 @@ class Study:
         *,
         method: str = "",
         run: str | Path | None = None,
+        weights: str = "",
     ) -> Initialisation:
         """Name an initialisation; the same content again changes nothing.
+
+        Args:
+            name: Short name, the same in all tables and figures.
+            kind: See `Initialisation.kind`.
+            method: Registry name of the pre-training method.
+            run: Folder of the pre-training run.
+            weights: SHA-256 of the file of weights; it is added to a record that lacks it.
 
         Raises:
             RunError: The name is taken by a different initialisation.
         """
         where = _relative(run, self.path) if run is not None else ""
-        new = Initialisation(name=name, kind=kind, method=method, run=where)
-        for known in self.content.initialisations:
-            if known == new:
-                return known
-            if known.name == name:
-                raise RunError(f"{self.path}: initialisation {name!r} exists with other content.")
-        known_ones = (*self.content.initialisations, new)
-        self._write(self.content.model_copy(update={"initialisations": known_ones}))
+        new = Initialisation(name=name, kind=kind, method=method, run=where, weights=weights)
+        known = {one.name: one for one in self.content.initialisations}
+        before = known.get(name, new)
+        if before.model_copy(update={"weights": before.weights or weights}) != new:
+            raise RunError(
+                f"{self.path}: initialisation {name!r} must stay what it was, but"
+                f" {_difference(before, new)}; give the other one its own name, as NAME=PATH or"
+                " with --set name=NAME, or choose a new folder."
+            )
+        if known.get(name) != new:
+            known[name] = new
+            update = {"initialisations": tuple(known.values())}
+            self._write(self.content.model_copy(update=update))
         return new
 
     def add_run(
@@ -229,6 +244,13 @@ class Study:
             version=VERSIONS["study"],
         )
         self.content = content
+
+
+def _difference(before: Initialisation, now: Initialisation) -> str:
+    if (before.kind, before.method, before.run) == (now.kind, now.method, now.run):
+        return "its weights are others than those it was begun with"
+    pairs = [f"{one.kind} {one.run or one.method}".strip() for one in (before, now)]
+    return f"it was {pairs[0]} and is now {pairs[1]}"
 
 
 def _relative(target: str | Path, folder: Path) -> str:
