@@ -18,7 +18,7 @@ from scoutview.api import transfer_runs
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import store
-from scoutview.api.transfer import TransferConfig, like_run, transfer
+from scoutview.api.transfer import TransferConfig, like_run, split_name, transfer
 from scoutview.api.transfer_runs import FineTune
 from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.data.samples import DataConfig
@@ -420,6 +420,31 @@ def test_transfer__refuses_other_weights_under_the_same_name(cohort, tmp_path):
     shutil.copy(other, one)  # trained again at the same place
     with pytest.raises(RunError, match="weights are others"):
         transfer(cohort, "classification", one, out, longer, resume=True)
+
+
+def test_transfer__equal_names_are_refused_before_anything_is_written(cohort, tmp_path):
+    config = TransferConfig(**SHARED | {"fractions": (0.2,)}, mode=LinearProbe(l2=(1.0,)))
+    files = [write_weights(tmp_path / name / "net.pt", len(name)) for name in ("a", "bc")]
+    with pytest.raises(ConfigError, match="net comes more than once; name each as NAME=PATH"):
+        transfer(cohort, "classification", files, tmp_path / "s", config)
+    with pytest.raises(ConfigError, match="raw pixels need both"):
+        transfer(cohort, "classification", ["random", "raw_pixels"], tmp_path / "s", config)
+    assert not (tmp_path / "s").exists()
+    named = [f"first={files[0]}", f"second={files[1]}"]
+    study = Study.open(transfer(cohort, "classification", named, tmp_path / "s", config))
+    assert [one.name for one in study.content.initialisations] == ["first", "second"]
+    assert len(list(study.runs())) == 4
+    first, second = (run.predictions()["score"] for _, run in list(study.runs())[::2])
+    assert not np.array_equal(first, second)
+
+
+def test_split_name__leaves_paths_with_an_equals_sign_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1").mkdir()
+    assert split_name("mine=runs/a") == ("mine", "runs/a")
+    assert split_name("lr=1") == (None, "lr=1")
+    assert split_name("runs/lr=1/net.pt") == (None, "runs/lr=1/net.pt")
+    assert split_name("mine=runs/lr=1/net.pt") == ("mine", "runs/lr=1/net.pt")
 
 
 def test_transfer__writes_no_path_and_nothing_private(cohort, tmp_path):

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,7 +110,7 @@ class TransferConfig(Config):
 def transfer(
     cohort: str | Path | Cohort,
     task: str,
-    initialisation: str | Path,
+    initialisation: str | Path | Sequence[str | Path],
     out: str | Path,
     config: TransferConfig | None = None,
     *,
@@ -121,7 +123,8 @@ def transfer(
         task: "classification".
         initialisation: A pre-training run's folder, a file of weights, "imagenet" or "random".
             Baselines on raw pixels take "raw_pixels". "random" with fine-tuning is what tables call
-            "supervised".
+            "supervised". Several share the settings; all are read before the first is trained. Each
+            may be written as "NAME=PATH" to name it.
         out: Folder of the study: a new one, or with `resume` one that exists.
         config: Settings; the defaults are a linear probe on all labels with five seeds.
         resume: Go on with a study: finished runs are kept, stopped ones go on, missing ones start;
@@ -139,9 +142,35 @@ def transfer(
     config = config or TransferConfig()
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    start = read_start(initialisation, config)
-    config, seen_otherwise = _as_pretrained(start, config)
+    given = [initialisation] if isinstance(initialisation, str | Path) else initialisation
+    starts = read_starts(given, config)
     whole = open_cohort(cohort)
+    arms = [_prepare(start, whole, config) for start in starts]
+    study = _study(out, task, whole, config, resume)
+    for start in starts:
+        study.add_initialisation(
+            start.name, start.kind, method=start.method, run=start.run, weights=start.weights
+        )
+    for arm in arms:
+        _train(study, arm)
+    return study.path
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """All that is decided about an initialisation before anything is trained or written."""
+
+    start: Start
+    config: TransferConfig
+    images: Images
+    blocks: dict[int, dict[str, Rows]]
+    notes: list[str]
+    dropped: list[dict[str, Any]]
+
+
+def _prepare(start: Start, whole: Cohort, config: TransferConfig) -> _Arm:
+    """Select an initialisation's images and divide them."""
+    config, seen_otherwise = _as_pretrained(start, config)
     part = whole.where(config.data.where)
     store = stored(part)
     images = _images(part, store, config)
@@ -149,32 +178,60 @@ def transfer(
     blocks, notes, dropped = _split(images, pairs, config)
     notes += seen_otherwise
     notes += _seen_in_pretraining(start, part, images, blocks, config)
-    study = _study(out, task, whole, config, resume)
-    study.add_initialisation(
-        start.name, start.kind, method=start.method, run=start.run, weights=start.weights
-    )
-    _add_details(study, notes, dropped)
-    cells = list(_cells(images, blocks, config))
-    with bar(f"transfer {start.name}", total=len(cells)) as shown:
+    return _Arm(start, config, images, blocks, notes, dropped)
+
+
+def _train(study: Study, arm: _Arm) -> None:
+    """Fill the grid of an initialisation."""
+    name = arm.start.name
+    _add_details(study, arm.notes, arm.dropped)
+    cells = list(_cells(arm.images, arm.blocks, arm.config))
+    with bar(f"transfer {name}", total=len(cells)) as shown:
         for position, cell in enumerate(cells):
-            log.info("%s: run %d of %d", start.name, position + 1, len(cells))
-            _run(study, start, images, cell, config)
+            log.info("%s: run %d of %d", name, position + 1, len(cells))
+            _run(study, arm.start, arm.images, cell, arm.config)
             shown.advance()
-    _check_repetitions(study, start, config)
-    return study.path
+    _check_repetitions(study, arm.start, arm.config)
 
 
 # ------------------------------------------------------------------ initialisation
 
 
+def read_starts(initialisations: Sequence[str | Path], config: TransferConfig) -> tuple[Start, ...]:
+    """Find out what several initialisations are, which must differ in name.
+
+    Raises:
+        ConfigError: Two have the same name, or one is nothing that `read_start` knows.
+    """
+    starts = tuple(read_start(one, config) for one in initialisations)
+    counts = Counter(start.name for start in starts)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"Initialisations need different names, but {', '.join(twice)} comes more than once;"
+            f" name each as NAME=PATH, for example first={initialisations[0]}."
+        )
+    return starts
+
+
+def split_name(initialisation: str | Path) -> tuple[str | None, str]:
+    """Divide "NAME=PATH"; the name is None where there is none, or "=" is part of a path."""
+    word = str(initialisation)
+    name, equals, place = word.partition("=")
+    if not (name and equals) or "/" in name or Path(word).exists():
+        return None, word
+    return name, place
+
+
 def read_start(initialisation: str | Path, config: TransferConfig) -> Start:
-    """Find out what an initialisation is.
+    """Find out what an initialisation is, and what it is called: its own name, then `config.name`.
 
     Raises:
         ConfigError: It is neither a run, a file, nor a known name, or does not fit the mode.
     """
     pixels = isinstance(config.mode, LogisticRegression | RandomForest)
-    word = str(initialisation)
+    name, word = split_name(initialisation)
+    name = name or config.name
     if pixels != (word == "raw_pixels"):
         raise ConfigError(
             f"Mode {config.mode.kind!r} with initialisation {word!r}: raw pixels need both the"
@@ -182,27 +239,27 @@ def read_start(initialisation: str | Path, config: TransferConfig) -> Start:
         )
     trained = isinstance(config.mode, FineTune) and config.mode.kind == "fine_tune"
     if word == "raw_pixels":
-        return Start(config.name or word, "raw_pixels", config.backbone)
+        return Start(name or word, "raw_pixels", config.backbone)
     if word == "random":
         kind: Literal["supervised", "random"] = "supervised" if trained else "random"
         bare = config.backbone.model_copy(update={"weights": None})
-        return Start(config.name or kind, kind, bare)
+        return Start(name or kind, kind, bare)
     if word == "imagenet":
         public = config.backbone.model_copy(update={"weights": "imagenet"})
-        return Start(config.name or word, "imagenet", public)
-    path = Path(initialisation)
+        return Start(name or word, "imagenet", public)
+    path = Path(word)
     if (path / "config.json").is_file():
-        return _start_of_run(path, config)
+        return _start_of_run(path, name)
     if path.is_file():
         loaded = config.backbone.model_copy(update={"weights": str(path)})
-        return Start(config.name or path.stem, "file", loaded, weights=_sha256(path))
+        return Start(name or path.stem, "file", loaded, weights=_sha256(path))
     raise ConfigError(
         f"Initialisation {word!r} is neither a run folder, a file of weights, 'imagenet', 'random'"
         " nor 'raw_pixels'; check the path."
     )
 
 
-def _start_of_run(path: Path, config: TransferConfig) -> Start:
+def _start_of_run(path: Path, name: str | None) -> Start:
     run = RunFolder.open(path)
     if not run.backbone.is_file():
         raise ConfigError(f"{path} has no backbone.safetensors; finish the run with --resume.")
@@ -210,8 +267,7 @@ def _start_of_run(path: Path, config: TransferConfig) -> Start:
     backbone = BackboneConfig.build(values | {"weights": str(run.backbone)})
     method = str(run.config["method"]["name"])
     weights = _sha256(run.backbone)
-    name = config.name or method
-    return Start(name, "run", backbone, method=method, run=path, weights=weights)
+    return Start(name or method, "run", backbone, method=method, run=path, weights=weights)
 
 
 def _sha256(path: Path) -> str:

@@ -37,7 +37,8 @@ def transfer(
     out
         New folder of the study.
     init
-        A pre-training run, a file of weights, imagenet, random, or raw_pixels. May be repeated.
+        A pre-training run, a file of weights, imagenet, random, or raw_pixels; NAME=PATH names it
+        in tables. May be repeated.
     task
         classification.
     mode
@@ -60,7 +61,7 @@ def transfer(
     resume
         Go on with a study, or add initialisations to it.
     """
-    from scoutview.api.transfer import TransferConfig, like_run
+    from scoutview.api.transfer import TransferConfig, like_run, split_name
     from scoutview.api.transfer import transfer as run
 
     flags: dict[str, Any] = {
@@ -73,9 +74,8 @@ def transfer(
     }
     given = {name: value for name, value in flags.items() if value not in (None, [])}
     chosen = settings(TransferConfig, config, given, set_)
-    runs = [start for start in init if (Path(start) / "config.json").is_file()]
+    places = [split_name(start)[1] for start in init]
+    runs = [place for place in places if (Path(place) / "config.json").is_file()]
     if runs:  # "random" beside a run means: the run's network without its training
         chosen = like_run(chosen, runs[0])
-    for number, start in enumerate(init):
-        run(cohort, task, start, out, chosen, resume=resume or number > 0)
-    note(f"Study: {out}")
+    note(f"Study: {run(cohort, task, init, out, chosen, resume=resume)}")
