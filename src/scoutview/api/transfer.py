@@ -5,7 +5,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +30,7 @@ from scoutview.api.transfer_runs import (
     remove_checkpoints,
 )
 from scoutview.base.config import Config
-from scoutview.base.errors import ConfigError, DataError, LeakageError, unknown
+from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError, unknown
 from scoutview.base.progress import bar
 from scoutview.data.samples import DataConfig
 from scoutview.index.cohort import Cohort
@@ -38,7 +38,7 @@ from scoutview.index.labels import Policy
 from scoutview.nn.backbones import BackboneConfig
 from scoutview.results.provenance import environment
 from scoutview.results.run import RunFolder
-from scoutview.results.study import Study
+from scoutview.results.study import Initialisation, Study
 from scoutview.stats.comparison import check_distinct
 from scoutview.store.duplicates import find_duplicates, known_duplicates
 from scoutview.store.reader import Store
@@ -143,17 +143,78 @@ def transfer(
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     given = [initialisation] if isinstance(initialisation, str | Path) else initialisation
-    starts = read_starts(given, config)
-    whole = open_cohort(cohort)
+    return _transfer(open_cohort(cohort), task, read_starts(given, config), out, config, resume)
+
+
+def resume_transfer(study: str | Path, cohort: str | Path | Cohort | None = None) -> Path:
+    """Go on with a study that was stopped; it holds what it was asked for.
+
+    Args:
+        study: Its folder.
+        cohort: The cohort if it has moved, or its folder.
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        RunError: There is no study, or it comes from a scoutview that did not write down settings.
+    """
+    begun = Study.open(study)
+    if not begun.content.calls:
+        raise RunError(
+            f"{study} does not say what it was asked for (an older scoutview made it); call"
+            " transfer with all arguments and resume."
+        )
+    whole = open_cohort(begun.cohort.resolve() if cohort is None else cohort)
+    for call in begun.content.calls:
+        config = TransferConfig.build(call.settings)
+        known = [begun.initialisation(name) for name in call.initialisations]
+        starts = tuple(_start_again(begun, one, config) for one in known)
+        _transfer(whole, begun.content.task, starts, begun.path, config, resume=True)
+    return begun.path
+
+
+def _start_again(study: Study, known: Initialisation, config: TransferConfig) -> Start:
+    """Find the initialisation of a study again."""
+    place = known.run or known.file
+    word = "random" if known.kind == "supervised" else known.kind
+    start = read_start((study.path / place).resolve() if place else word, config)
+    return replace(start, name=known.name)
+
+
+def _transfer(
+    whole: Cohort,
+    task: str,
+    starts: Sequence[Start],
+    out: str | Path,
+    config: TransferConfig,
+    resume: bool,
+) -> Path:
     arms = [_prepare(start, whole, config) for start in starts]
     study = _study(out, task, whole, config, resume)
+    for arm in arms:
+        _require_same_runs(study, arm)
     for start in starts:
         study.add_initialisation(
-            start.name, start.kind, method=start.method, run=start.run, weights=start.weights
+            start.name,
+            start.kind,
+            method=start.method,
+            run=start.run,
+            file=start.file,
+            weights=start.weights,
         )
+    study.add_call([start.name for start in starts], _plain(config.written()))
     for arm in arms:
         _train(study, arm)
     return study.path
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a path of weights, which would name the machine; the study has it elsewhere."""
+    if "backbone" in settings:
+        kept = {name: value for name, value in settings["backbone"].items() if name != "weights"}
+        settings = settings | {"backbone": kept}
+    return settings
 
 
 @dataclass(frozen=True)
@@ -252,7 +313,8 @@ def read_start(initialisation: str | Path, config: TransferConfig) -> Start:
         return _start_of_run(path, name)
     if path.is_file():
         loaded = config.backbone.model_copy(update={"weights": str(path)})
-        return Start(name or path.stem, "file", loaded, weights=_sha256(path))
+        digest = _sha256(path)
+        return Start(name or path.stem, "file", loaded, file=path, weights=digest)
     raise ConfigError(
         f"Initialisation {word!r} is neither a run folder, a file of weights, 'imagenet', 'random'"
         " nor 'raw_pixels'; check the path."
@@ -509,15 +571,13 @@ def _run(
         seed=cell.seed,
         fold=cell.fold,
     )
-    values = _run_values(study, start, cell, config)
     known = (path / "config.json").is_file()
     if known:
         run = RunFolder.open(path)
-        _require_same(run, values)
         if run.finished:
             return
     else:
-        run = RunFolder.create(path, values, environment())
+        run = RunFolder.create(path, _run_values(study, start, cell, config), environment())
     cache = study.path / "cache"
     result: Result
     if isinstance(mode, FineTune):
@@ -566,6 +626,18 @@ def _run_values(study: Study, start: Start, cell: Cell, config: TransferConfig) 
             if name not in ("fractions", "seeds", "folds", "title", "name")
         },
     }
+
+
+def _require_same_runs(study: Study, arm: _Arm) -> None:
+    """Refuse other settings than those of runs that are there, before anything is written."""
+    start, config = arm.start, arm.config
+    cells = _cells(arm.images, arm.blocks, config)
+    places = {(cell.fraction, cell.seed, cell.fold): cell for cell in cells}
+    for entry, run in study.runs():
+        cell = places.get((entry.fraction, entry.seed, entry.fold))
+        ours = (entry.initialisation, entry.method) == (start.name, config.mode.kind)
+        if cell is not None and ours:
+            _require_same(run, _run_values(study, start, cell, config))
 
 
 def _require_same(run: RunFolder, values: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """A study: runs that are compared with each other, and what each of them stands for."""
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,7 +11,7 @@ from pydantic import Field
 
 from scoutview.base.config import Config
 from scoutview.base.errors import RunError
-from scoutview.base.files import remove_partial, require_empty, write_json
+from scoutview.base.files import relative_place, remove_partial, require_empty, write_json
 from scoutview.results.run import RunFolder, read_embeddings
 from scoutview.results.schema import VERSIONS, read_versioned
 
@@ -28,6 +27,8 @@ class Initialisation(Config):
     """Registry name of the pre-training method, "" for baselines."""
     run: str = ""
     """Folder of the pre-training run, relative to the study; "" if there is none."""
+    file: str = ""
+    """File of weights, relative to the study; "" if there is none."""
     weights: str = ""
     """SHA-256 of the file of weights; "" if there is none, or a version 1 did not write it."""
 
@@ -49,6 +50,15 @@ class StudyRun(Config):
     """Cross-validation fold, -1 for a hold-out split."""
 
 
+class StudyCall(Config):
+    """What a call asked for: enough to make it again."""
+
+    initialisations: tuple[str, ...]
+    """Names of some of the study's initialisations."""
+    settings: dict[str, Any]
+    """What was written of the transfer's settings, as plain values."""
+
+
 class StudyContent(Config):
     """Content of study.json."""
 
@@ -60,6 +70,8 @@ class StudyContent(Config):
     """What the results page is called."""
     initialisations: tuple[Initialisation, ...] = ()
     runs: tuple[StudyRun, ...] = ()
+    calls: tuple[StudyCall, ...] = ()
+    """What the study was asked for, in order; () if a version 1 did not write it."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Plain values for the page. Known: `notes` (sentences), `dropped_duplicates` (list of
     {"split", "of_split", "kind", "image_ids"}: what was dropped from `split` and why)."""
@@ -97,7 +109,10 @@ class Study:
         remove_partial(path)  # of a start that was killed
         folder = require_empty(path)
         content = StudyContent(
-            task=task, cohort=_relative(cohort, folder), title=title, details=dict(details or {})
+            task=task,
+            cohort=relative_place(cohort, folder),
+            title=title,
+            details=dict(details or {}),
         )
         study = cls(folder, content)
         study._write(content)  # first: what has no study.json can be started again
@@ -160,6 +175,7 @@ class Study:
         *,
         method: str = "",
         run: str | Path | None = None,
+        file: str | Path | None = None,
         weights: str = "",
     ) -> Initialisation:
         """Name an initialisation; the same content again changes nothing.
@@ -169,16 +185,25 @@ class Study:
             kind: See `Initialisation.kind`.
             method: Registry name of the pre-training method.
             run: Folder of the pre-training run.
+            file: File of weights, if they come from no run.
             weights: SHA-256 of the file of weights; it is added to a record that lacks it.
 
         Raises:
             RunError: The name is taken by a different initialisation.
         """
-        where = _relative(run, self.path) if run is not None else ""
-        new = Initialisation(name=name, kind=kind, method=method, run=where, weights=weights)
+        new = Initialisation(
+            name=name,
+            kind=kind,
+            method=method,
+            run=relative_place(run, self.path) if run is not None else "",
+            file=relative_place(file, self.path) if file is not None else "",
+            weights=weights,
+        )
         known = {one.name: one for one in self.content.initialisations}
         before = known.get(name, new)
-        if before.model_copy(update={"weights": before.weights or weights}) != new:
+        # where a file lies does not matter, as long as it holds the same weights
+        same = {"weights": before.weights or weights, "file": new.file}
+        if before.model_copy(update=same) != new:
             raise RunError(
                 f"{self.path}: initialisation {name!r} must stay what it was, but"
                 f" {_difference(before, new)}; give the other one its own name, as NAME=PATH or"
@@ -189,6 +214,12 @@ class Study:
             update = {"initialisations": tuple(known.values())}
             self._write(self.content.model_copy(update=update))
         return new
+
+    def add_call(self, initialisations: Sequence[str], settings: Mapping[str, Any]) -> None:
+        """Write down what is asked for; the same again changes nothing."""
+        call = StudyCall(initialisations=tuple(initialisations), settings=dict(settings))
+        if call not in self.content.calls:
+            self._write(self.content.model_copy(update={"calls": (*self.content.calls, call)}))
 
     def add_run(
         self, *, initialisation: str, method: str, fraction: float, seed: int, fold: int = -1
@@ -251,11 +282,6 @@ def _difference(before: Initialisation, now: Initialisation) -> str:
         return "its weights are others than those it was begun with"
     pairs = [f"{one.kind} {one.run or one.method}".strip() for one in (before, now)]
     return f"it was {pairs[0]} and is now {pairs[1]}"
-
-
-def _relative(target: str | Path, folder: Path) -> str:
-    # Absolute paths would name the machine and its users in a file that is passed on.
-    return os.path.relpath(Path(target).resolve(), folder.resolve())
 
 
 def _safe(name: str) -> str:
