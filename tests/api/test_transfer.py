@@ -392,6 +392,24 @@ def test_transfer__refuses_an_occupied_folder_and_changed_settings(cohort, tmp_p
     assert [run.seed for run in Study.open(out).content.runs] == [0, 1, 2]
 
 
+def test_transfer__resumes_on_a_cohort_that_has_moved_and_on_no_other(tmp_path):
+    first = build(tmp_path / "first", radiographs())
+    config = TransferConfig(**SHARED | {"fractions": (0.2,)}, mode=LinearProbe(l2=(1.0,)))
+    out = transfer(first, "classification", "random", tmp_path / "s", config)
+    moved = shutil.move(first, tmp_path / "moved")
+    longer = config.model_copy(update={"seeds": (0, 1, 2)})
+    transfer(moved, "classification", "random", out, longer, resume=True)
+    study = Study.open(out)
+    assert study.cohort.resolve() == moved
+    assert len(list(study.runs())) == 3
+    fewer = radiographs()
+    fewer |= {name: fewer[name][1:] for name in ("val_images", "val_labels")}
+    other = build(tmp_path / "other", fewer)
+    with pytest.raises(RunError, match="must stay on the images and the split"):
+        transfer(other, "classification", "random", out, longer, resume=True)
+    assert Study.open(out).content == study.content
+
+
 def test_transfer__reads_weights_from_a_file(cohort, tmp_path):
     torch.manual_seed(3)
     torch.save(build_backbone(TINY).model.state_dict(), tmp_path / "mine.pt")

@@ -31,7 +31,7 @@ FIELDS = {
         "embedding": "list<float>",
     },
     ("study", 2): [
-        ["task", "cohort", "title", "initialisations", "runs", "calls", "details"],
+        ["task", "cohort", "images", "title", "initialisations", "runs", "calls", "details"],
         ["name", "kind", "method", "run", "file", "weights"],
         ["path", "initialisation", "method", "fraction", "seed", "fold"],
         ["initialisations", "settings"],

@@ -28,6 +28,17 @@ def test_study__comes_back_equal_and_names_no_machine_path(study, tmp_path):
     assert opened.cohort.resolve() == (tmp_path / "cohort").resolve()
 
 
+def test_find_cohort__of_version_1_goes_by_place_and_takes_images_over(tmp_path):
+    folder = shutil.copytree(ASSETS / "study_v1", tmp_path / "study")
+    with pytest.raises(RunError, match="must stay on the images"):
+        Study.open(folder).find_cohort(tmp_path / "elsewhere", "a1")
+    Study.open(folder).find_cohort(tmp_path / "cohort", "a1")
+    Study.open(folder).find_cohort(tmp_path / "elsewhere", "a1")
+    assert Study.open(folder).content.cohort == "../elsewhere"
+    with pytest.raises(RunError, match="must stay on the images"):
+        Study.open(folder).find_cohort(tmp_path / "elsewhere", "b2")
+
+
 def test_add_run__same_place_in_the_grid_is_one_entry(study):
     study.add_initialisation("random", "random")
     place = {"initialisation": "random", "method": "linear_probe", "fraction": 0.01, "seed": 0}

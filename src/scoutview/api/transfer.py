@@ -516,14 +516,24 @@ def _study(
     out: str | Path, task: str, cohort: Cohort, config: TransferConfig, resume: bool
 ) -> Study:
     if not (resume and (Path(out) / "study.json").is_file()):
-        return Study.create(out, task=task, cohort=cohort.folder, title=config.title)
-    study = Study.open(out)
-    if study.content.task != task or study.cohort.resolve() != cohort.folder.resolve():
-        raise ConfigError(
-            f"{out} is a study of task {study.content.task!r} on another cohort or task; choose a"
-            " new folder for this one."
+        return Study.create(
+            out, task=task, cohort=cohort.folder, images=_identity(cohort), title=config.title
         )
+    study = Study.open(out)
+    if study.content.task != task:
+        raise ConfigError(
+            f"{out} is a study of task {study.content.task!r}, got {task!r}; choose a new folder."
+        )
+    study.find_cohort(cohort.folder, _identity(cohort))
     return study
+
+
+def _identity(cohort: Cohort) -> str:
+    """Fingerprint of a cohort's images and their split; a copy elsewhere has the same."""
+    digest = hashlib.sha256()
+    for name in ("image_id", "patient_id", "split", "fold"):
+        digest.update("\n".join(cohort.table[name].astype(str)).encode())
+    return digest.hexdigest()
 
 
 def _add_details(study: Study, notes: list[str], dropped: list[dict[str, Any]]) -> None:

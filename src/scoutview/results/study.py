@@ -66,6 +66,9 @@ class StudyContent(Config):
     """Name of the transfer task, for example "classification"."""
     cohort: str
     """Folder of the cohort, relative to the study."""
+    images: str = ""
+    """SHA-256 of the cohort's images and their split, wherever it lies; "" if a version 1 did not
+    write it."""
     title: str = ""
     """What the results page is called."""
     initialisations: tuple[Initialisation, ...] = ()
@@ -91,6 +94,7 @@ class Study:
         *,
         task: str,
         cohort: str | Path,
+        images: str = "",
         title: str = "",
         details: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -100,6 +104,7 @@ class Study:
             path: The folder.
             task: Name of the transfer task.
             cohort: Folder of the cohort; stored relative to the study.
+            images: SHA-256 of its images and their split.
             title: What the results page is called.
             details: Plain values for the page, see `StudyContent.details`.
 
@@ -111,6 +116,7 @@ class Study:
         content = StudyContent(
             task=task,
             cohort=relative_place(cohort, folder),
+            images=images,
             title=title,
             details=dict(details or {}),
         )
@@ -167,6 +173,27 @@ class Study:
             return read_embeddings(own)
         run = self.pretraining(name)
         return run.embeddings() if run is not None and run.has_embeddings else None
+
+    def find_cohort(self, cohort: str | Path, images: str) -> None:
+        """Write down where the cohort lies now; at the same place this changes nothing.
+
+        Args:
+            cohort: Its folder.
+            images: SHA-256 of its images and their split.
+
+        Raises:
+            RunError: It is another cohort.
+        """
+        place = relative_place(cohort, self.path)
+        before = self.content.images
+        if before != images if before else self.content.cohort != place:
+            raise RunError(
+                f"{self.path} must stay on the images and the split it was begun with, and {cohort}"
+                " has others; give the cohort of the study, or choose a new folder."
+            )
+        if (before, self.content.cohort) != (images, place):
+            update = {"cohort": place, "images": images}
+            self._write(self.content.model_copy(update=update))
 
     def add_initialisation(
         self,
