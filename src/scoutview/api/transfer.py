@@ -443,7 +443,7 @@ def _split(
         parts = pd.Series(part.to_numpy(), index=ids)
         found = resolve_copies(parts, pairs, config.on_leak)
         kept = parts[~parts.index.isin(found.drop)]
-        check_parts(kept)
+        check_parts(kept, folds=int(images.table["fold"].max()) + 1 if fold < 0 else 0)
         left_out = parts.index.isin(found.drop)
         blocks[fold] = {
             name: np.flatnonzero((part.to_numpy() == name) & ~left_out)
