@@ -74,8 +74,13 @@ def embed(
     Raises:
         RunError: The run has no backbone, `out` has content, or holds parts of something else.
         DataError: No image is selected.
-        ConfigError: A GPU is asked for and there is none.
+        ConfigError: A number is out of range, or a GPU is asked for and there is none.
     """
+    if batch_size < 1 or threads < 0 or part < 1:
+        raise ConfigError(
+            "batch_size and part must be >= 1 and threads >= 0, got"
+            f" {batch_size}, {part} and {threads}."
+        )
     source = RunFolder.open(run)
     if not source.backbone.is_file():
         raise RunError(f"{source.path} has no backbone.safetensors; finish the run with --resume.")

@@ -75,9 +75,9 @@ class TransferConfig(Config):
     """What an uncertain label counts as: "ones", "zeros" or "ignore"."""
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0,)
     """Shares of the labelled training patients to learn from, each in (0, 1]."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2, 3, 4)
     """Each seed draws its own label subset and its own training."""
-    folds: tuple[int, ...] = ()
+    folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Cross-validation folds to test on, validation is the next fold; empty uses the cohort's
     train, val and test."""
     on_leak: OnLeak = "refuse"
