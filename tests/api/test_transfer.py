@@ -18,7 +18,7 @@ from scoutview.api import transfer_runs
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import store
-from scoutview.api.transfer import TransferConfig, like_run, transfer
+from scoutview.api.transfer import TransferConfig, like_run, split_name, transfer
 from scoutview.api.transfer_runs import FineTune
 from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.data.samples import DataConfig
@@ -392,6 +392,24 @@ def test_transfer__refuses_an_occupied_folder_and_changed_settings(cohort, tmp_p
     assert [run.seed for run in Study.open(out).content.runs] == [0, 1, 2]
 
 
+def test_transfer__resumes_on_a_cohort_that_has_moved_and_on_no_other(tmp_path):
+    first = build(tmp_path / "first", radiographs())
+    config = TransferConfig(**SHARED | {"fractions": (0.2,)}, mode=LinearProbe(l2=(1.0,)))
+    out = transfer(first, "classification", "random", tmp_path / "s", config)
+    moved = shutil.move(first, tmp_path / "moved")
+    longer = config.model_copy(update={"seeds": (0, 1, 2)})
+    transfer(moved, "classification", "random", out, longer, resume=True)
+    study = Study.open(out)
+    assert study.cohort.resolve() == moved
+    assert len(list(study.runs())) == 3
+    fewer = radiographs()
+    fewer |= {name: fewer[name][1:] for name in ("val_images", "val_labels")}
+    other = build(tmp_path / "other", fewer)
+    with pytest.raises(RunError, match="must stay on the images and the split"):
+        transfer(other, "classification", "random", out, longer, resume=True)
+    assert Study.open(out).content == study.content
+
+
 def test_transfer__reads_weights_from_a_file(cohort, tmp_path):
     torch.manual_seed(3)
     torch.save(build_backbone(TINY).model.state_dict(), tmp_path / "mine.pt")
@@ -399,6 +417,52 @@ def test_transfer__reads_weights_from_a_file(cohort, tmp_path):
     out = transfer(cohort, "classification", tmp_path / "mine.pt", tmp_path / "s", config)
     (one,) = Study.open(out).content.initialisations
     assert (one.name, one.kind) == ("mine", "file")
+
+
+def write_weights(file, seed):
+    file.parent.mkdir()
+    torch.manual_seed(seed)
+    torch.save(build_backbone(TINY).model.state_dict(), file)
+    return file
+
+
+def test_transfer__refuses_other_weights_under_the_same_name(cohort, tmp_path):
+    config = TransferConfig(**SHARED | {"fractions": (0.2,)}, mode=LinearProbe(l2=(1.0,)))
+    one, other = (write_weights(tmp_path / name / "net.pt", len(name)) for name in ("a", "bc"))
+    out = transfer(cohort, "classification", one, tmp_path / "s", config)
+    before = (out / "study.json").read_bytes()
+    longer = config.model_copy(update={"seeds": (2,)})
+    with pytest.raises(RunError, match=r"'net' must stay what it was.*weights are others"):
+        transfer(cohort, "classification", other, out, longer, resume=True)
+    assert (out / "study.json").read_bytes() == before
+    shutil.copy(other, one)  # trained again at the same place
+    with pytest.raises(RunError, match="weights are others"):
+        transfer(cohort, "classification", one, out, longer, resume=True)
+
+
+def test_transfer__equal_names_are_refused_before_anything_is_written(cohort, tmp_path):
+    config = TransferConfig(**SHARED | {"fractions": (0.2,)}, mode=LinearProbe(l2=(1.0,)))
+    files = [write_weights(tmp_path / name / "net.pt", len(name)) for name in ("a", "bc")]
+    with pytest.raises(ConfigError, match="net comes more than once; name each as NAME=PATH"):
+        transfer(cohort, "classification", files, tmp_path / "s", config)
+    with pytest.raises(ConfigError, match="raw pixels need both"):
+        transfer(cohort, "classification", ["random", "raw_pixels"], tmp_path / "s", config)
+    assert not (tmp_path / "s").exists()
+    named = [f"first={files[0]}", f"second={files[1]}"]
+    study = Study.open(transfer(cohort, "classification", named, tmp_path / "s", config))
+    assert [one.name for one in study.content.initialisations] == ["first", "second"]
+    assert len(list(study.runs())) == 4
+    first, second = (run.predictions()["score"] for _, run in list(study.runs())[::2])
+    assert not np.array_equal(first, second)
+
+
+def test_split_name__leaves_paths_with_an_equals_sign_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1").mkdir()
+    assert split_name("mine=runs/a") == ("mine", "runs/a")
+    assert split_name("lr=1") == (None, "lr=1")
+    assert split_name("runs/lr=1/net.pt") == (None, "runs/lr=1/net.pt")
+    assert split_name("mine=runs/lr=1/net.pt") == ("mine", "runs/lr=1/net.pt")
 
 
 def test_transfer__writes_no_path_and_nothing_private(cohort, tmp_path):

@@ -73,6 +73,13 @@ def test_method_set__names_the_nearest_setting_of_the_method(cohort, tmp_path, c
         (("transfer", "x", "--out", "o", "--set", "seeds=[1"), "seeds: expected YAML"),
         (("transfer", "x", "--out", "o", "--set", "mode.l2=[1]"), "mode.kind"),
         (("transfer", "x", "--out", "o", "--fraction", "1.5"), "fraction"),
+        (("transfer", "x", "--out", "o", "--seed", "-1"), "greater than or equal to 0, got -1"),
+        (("transfer", "x", "--out", "o", "--set", "folds=[-1]"), "greater than or equal to 0"),
+        (
+            ("embed", "x", "y", "--out", "o", "--batch-size", "0"),
+            "batch_size and part must be >= 1",
+        ),
+        (("compare", "--out", "o"), "compare needs the folder of at least one study or run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -35,6 +35,17 @@ def test_collect__names_an_arm_by_its_method_only_where_two_are_compared(study):
     assert names == ["SimCLR", "random, linear probe", "random, fine tune"]
 
 
+def test_collect__tells_files_of_the_same_name_apart_by_their_weights(tmp_path):
+    arms = {"backbone": ("file", "", (1.5,))}
+    studies = []
+    for place, (weights, seed) in {"a": ("a1", 0), "b": ("b2", 1)}.items():
+        studies.append(make_study(tmp_path / place, arms=arms, fractions=(0.1,), seeds=0))
+        studies[-1].add_initialisation("backbone", "file", weights=weights)
+        add_run(studies[-1], "backbone", 0.1, seed, scores(seed))
+    with pytest.raises(DataError, match=r"'backbone' means two things.*NAME=PATH"):
+        collect([study.path for study in studies])
+
+
 def test_collect__refuses_unfinished_runs_unless_asked(study):
     _, folder = study.add_run(initialisation="random", method="linear_probe", fraction=0.1, seed=7)
     run = RunFolder.create(folder, {}, {})

@@ -8,7 +8,7 @@ import pytest
 from scoutview.base.errors import RunError
 from scoutview.results.run import EMBEDDING_COLUMNS, METRIC_KEYS, PREDICTION_COLUMNS, RunFolder
 from scoutview.results.schema import VERSIONS, upgraded
-from scoutview.results.study import Initialisation, Study, StudyContent, StudyRun
+from scoutview.results.study import Initialisation, Study, StudyCall, StudyContent, StudyRun
 
 FIELDS = {
     ("run", 1): ["content", "schema", "schema_version"],
@@ -30,16 +30,17 @@ FIELDS = {
         "split": "string",
         "embedding": "list<float>",
     },
-    ("study", 1): [
-        ["task", "cohort", "title", "initialisations", "runs", "details"],
-        ["name", "kind", "method", "run"],
+    ("study", 2): [
+        ["task", "cohort", "images", "title", "initialisations", "runs", "calls", "details"],
+        ["name", "kind", "method", "run", "file", "weights"],
         ["path", "initialisation", "method", "fraction", "seed", "fold"],
+        ["initialisations", "settings"],
     ],
 }
 
 
 def present(schema, folder):
-    models = [list(m.model_fields) for m in (StudyContent, Initialisation, StudyRun)]
+    models = [list(m.model_fields) for m in (StudyContent, Initialisation, StudyRun, StudyCall)]
     tables = {
         "metrics": list(METRIC_KEYS),
         "predictions": PREDICTION_COLUMNS,

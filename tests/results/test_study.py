@@ -1,8 +1,13 @@
+import shutil
+from pathlib import Path
+
 import pytest
 
 from scoutview.base.errors import ConfigError, RunError
 from scoutview.results.run import RunFolder
 from scoutview.results.study import Study
+
+ASSETS = Path(__file__).parent / "schemas"
 
 
 @pytest.fixture
@@ -21,6 +26,17 @@ def test_study__comes_back_equal_and_names_no_machine_path(study, tmp_path):
     assert str(tmp_path) not in (study.path / "study.json").read_text()
     assert opened.pretraining("SimCLR").path.resolve() == pre.path.resolve()
     assert opened.cohort.resolve() == (tmp_path / "cohort").resolve()
+
+
+def test_find_cohort__of_version_1_goes_by_place_and_takes_images_over(tmp_path):
+    folder = shutil.copytree(ASSETS / "study_v1", tmp_path / "study")
+    with pytest.raises(RunError, match="must stay on the images"):
+        Study.open(folder).find_cohort(tmp_path / "elsewhere", "a1")
+    Study.open(folder).find_cohort(tmp_path / "cohort", "a1")
+    Study.open(folder).find_cohort(tmp_path / "elsewhere", "a1")
+    assert Study.open(folder).content.cohort == "../elsewhere"
+    with pytest.raises(RunError, match="must stay on the images"):
+        Study.open(folder).find_cohort(tmp_path / "elsewhere", "b2")
 
 
 def test_add_run__same_place_in_the_grid_is_one_entry(study):
@@ -52,8 +68,27 @@ def test_missing__lists_runs_not_started_and_not_finished(study):
 def test_add_initialisation__of_the_same_name_and_other_content_is_refused(study):
     study.add_initialisation("net", "random")
     assert study.add_initialisation("net", "random").kind == "random"
-    with pytest.raises(RunError, match="exists with other content"):
+    with pytest.raises(RunError, match=r"it was random and is now imagenet.*NAME=PATH"):
         study.add_initialisation("net", "imagenet")
+
+
+def test_add_initialisation__with_other_weights_is_refused(study):
+    study.add_initialisation("net", "file", weights="a1")
+    study.add_initialisation("net", "file", weights="a1")
+    with pytest.raises(RunError, match=r"weights are others.*NAME=PATH or with --set name="):
+        study.add_initialisation("net", "file", weights="b2")
+    assert [one.weights for one in Study.open(study.path).content.initialisations] == ["a1"]
+
+
+def test_add_initialisation__of_version_1_takes_its_weights_over(tmp_path):
+    folder = shutil.copytree(ASSETS / "study_v1", tmp_path / "study")
+    text = (folder / "study.json").read_text()
+    (folder / "study.json").write_text(text.replace('"kind": "random"', '"kind": "file"'))
+    study = Study.open(folder)
+    study.add_initialisation("random", "file", weights="a1")
+    assert Study.open(folder).initialisation("random").weights == "a1"
+    with pytest.raises(RunError, match="weights are others"):
+        study.add_initialisation("random", "file", weights="b2")
 
 
 def test_add_run__of_an_unknown_initialisation_names_the_known(study):

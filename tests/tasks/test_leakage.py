@@ -58,6 +58,14 @@ def test_check_patients__refuses_a_patient_in_two_parts():
         check_patients(table)
 
 
+def test_check_parts__names_folds_that_suffice():
+    train = PARTS[PARTS == "train"]
+    with pytest.raises(DataError, match=r"all three, or test on .* 4 folds with --set folds=\["):
+        check_parts(train, folds=4)
+    with pytest.raises(DataError, match=r"with all three\.$"):
+        check_parts(train, folds=2)
+
+
 def test_check_parts__names_the_part_that_is_missing():
     check_parts(PARTS)
     with pytest.raises(DataError, match="image is in val, test"):

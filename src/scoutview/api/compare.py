@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from scoutview.base.errors import ConfigError
 from scoutview.base.files import atomic_writer, require_empty, write_text
 from scoutview.results import display, figures, gallery, training, wording
 from scoutview.results.collect import Arm, Collection, collect
@@ -57,10 +58,13 @@ def compare(
         The page.
 
     Raises:
+        ConfigError: No study or run is given.
         RunError: `out` has content, or a run is missing or did not finish.
         DataError: The runs cannot be compared honestly; see `results.collect.collect`.
     """
     paths = [studies_or_runs] if isinstance(studies_or_runs, (str, Path)) else studies_or_runs
+    if not paths:
+        raise ConfigError("compare needs the folder of at least one study or run, got none.")
     collection = collect(
         paths, allow_unfinished=allow_unfinished, count_copies_once=count_copies_once
     )

@@ -13,7 +13,13 @@ from torch.nn import Module
 from scoutview.api.index import open_cohort
 from scoutview.api.store import stored
 from scoutview.base.errors import ConfigError, DataError, RunError
-from scoutview.base.files import atomic_writer, read_json, require_empty, write_json
+from scoutview.base.files import (
+    atomic_writer,
+    read_json,
+    relative_place,
+    require_empty,
+    write_json,
+)
 from scoutview.base.progress import bar
 from scoutview.data.samples import DataConfig
 from scoutview.index.cohort import Cohort
@@ -24,6 +30,9 @@ from scoutview.tasks.features import weights_hash
 from scoutview.views.policy import EvalView
 
 log = logging.getLogger(__name__)
+
+VERSION: Final = 2
+"""Version of embeddings.json; 2 added `call`."""
 
 PART: Final = 65_536
 """Images per part: what a kill loses at most."""
@@ -65,8 +74,13 @@ def embed(
     Raises:
         RunError: The run has no backbone, `out` has content, or holds parts of something else.
         DataError: No image is selected.
-        ConfigError: A GPU is asked for and there is none.
+        ConfigError: A number is out of range, or a GPU is asked for and there is none.
     """
+    if batch_size < 1 or threads < 0 or part < 1:
+        raise ConfigError(
+            "batch_size and part must be >= 1 and threads >= 0, got"
+            f" {batch_size}, {part} and {threads}."
+        )
     source = RunFolder.open(run)
     if not source.backbone.is_file():
         raise RunError(f"{source.path} has no backbone.safetensors; finish the run with --resume.")
@@ -100,7 +114,15 @@ def embed(
         "dim": backbone.dim,
         "part": part,
     }
-    folder = _folder(Path(out), origin, resume)
+    call = {
+        "cohort": relative_place(whole.folder, out),
+        "run": relative_place(source.path, out),
+        "where": where,
+        "batch_size": batch_size,
+        "threads": threads,
+        "accelerator": accelerator,
+    }
+    folder = _folder(Path(out), origin, call, resume)
     file = folder / "embeddings.parquet"
     if file.is_file():
         return file
@@ -121,14 +143,40 @@ def embed(
     return file
 
 
-def _folder(out: Path, origin: dict[str, Any], resume: bool) -> Path:
+def resume_embed(out: str | Path, cohort: str | Path | Cohort | None = None) -> Path:
+    """Go on in a folder that a stopped call left; it holds what was asked for.
+
+    Args:
+        out: The folder.
+        cohort: The cohort if it has moved, or its folder.
+
+    Returns:
+        The Parquet file.
+
+    Raises:
+        RunError: There are no embeddings, or an older scoutview began them.
+    """
+    folder = Path(out)
+    content = read_json(folder / "embeddings.json", schema="embedding", version=VERSION)
+    if "call" not in content:
+        raise RunError(
+            f"{out} does not say what it was asked for (an older scoutview made it); call embed"
+            " with all arguments and resume."
+        )
+    call = dict(content["call"])
+    there, run = ((folder / call.pop(name)).resolve() for name in ("cohort", "run"))
+    again = {name: content[name] for name in ("precision", "part")}
+    return embed(there if cohort is None else cohort, run, out, **call, **again, resume=True)
+
+
+def _folder(out: Path, origin: dict[str, Any], call: dict[str, Any], resume: bool) -> Path:
     """Start a folder, or check that one holds parts of the same embedding."""
     if not (resume and (out / "embeddings.json").is_file()):
         folder = require_empty(out)
-        write_json(folder / "embeddings.json", origin, schema="embedding", version=1)
+        content = origin | {"call": call}
+        write_json(folder / "embeddings.json", content, schema="embedding", version=VERSION)
         return folder
-    before = read_json(out / "embeddings.json", schema="embedding", version=1)
-    del before["schema_version"]
+    before = read_json(out / "embeddings.json", schema="embedding", version=VERSION)
     changed = sorted(name for name in origin if before.get(name) != origin[name])
     if changed:
         raise RunError(

@@ -19,7 +19,13 @@ from scoutview.api.store import stored
 from scoutview.api.transfer import Mode, TransferConfig, like_run, transfer
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, RunError, ScoutviewError, missing_extra
-from scoutview.base.files import read_json, require_empty, sync_folder, write_json
+from scoutview.base.files import (
+    read_json,
+    relative_place,
+    require_empty,
+    sync_folder,
+    write_json,
+)
 from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar, show_bars
 from scoutview.methods import config_class
@@ -32,8 +38,8 @@ logger = logging.getLogger(__name__)
 Backend = Literal["local", "ray"]
 Settings = TypeVar("Settings", PretrainConfig, TransferConfig)
 
-VERSION: Final = 1
-"""Version of experiment.json."""
+VERSION: Final = 2
+"""Version of experiment.json; 2 added `cohort`."""
 
 
 class Pretraining(Config):
@@ -142,7 +148,7 @@ def experiment(
         MissingExtraError: Ray is not installed.
     """
     folder, place = Path(out).resolve(), Path(cohort).resolve()
-    _begin(folder, config, resume=resume)
+    _begin(folder, place, config, resume=resume)
     config = _selected(config)
     stored(open_cohort(place, config.where))  # once, before the arms would all do it
     spread = _BACKENDS[backend]
@@ -167,7 +173,36 @@ def experiment(
     return folder / "results" / page.name
 
 
-def _begin(folder: Path, config: ExperimentConfig, *, resume: bool) -> None:
+def resume_experiment(
+    out: str | Path,
+    cohort: str | Path | None = None,
+    *,
+    workers: int = 1,
+    backend: Backend = "local",
+) -> Path:
+    """Go on with an experiment that was stopped; its folder holds what was asked for.
+
+    Args:
+        out: Folder of the experiment.
+        cohort: Folder of the cohort if it has moved.
+        workers: Arms at the same time.
+        backend: See `experiment`.
+
+    Returns:
+        The results page.
+
+    Raises:
+        RunError: There is no experiment, or an older scoutview began it, which needs the cohort.
+    """
+    content = read_json(Path(out) / "experiment.json", schema="experiment", version=VERSION)
+    if cohort is None and "cohort" not in content:
+        raise RunError(f"{out} does not say where its cohort is; give the cohort's folder as well.")
+    place = Path(out) / content["cohort"] if cohort is None else cohort
+    config = ExperimentConfig.build(content["written"])
+    return experiment(place, out, config, workers=workers, backend=backend, resume=True)
+
+
+def _begin(folder: Path, cohort: Path, config: ExperimentConfig, *, resume: bool) -> None:
     """Write down what is asked for, after a look at what was asked for before."""
     if not resume:
         require_empty(folder)
@@ -176,7 +211,8 @@ def _begin(folder: Path, config: ExperimentConfig, *, resume: bool) -> None:
     if path.is_file():
         before = read_json(path, schema="experiment", version=VERSION)["config"]
         _require_same_pretraining(_wishes(before), _wishes(values))
-    content = {"config": values, "written": config.written()}
+    there = relative_place(cohort, folder)
+    content = {"config": values, "written": config.written(), "cohort": there}
     write_json(path, content, schema="experiment", version=VERSION)
 
 

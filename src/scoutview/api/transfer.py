@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +30,7 @@ from scoutview.api.transfer_runs import (
     remove_checkpoints,
 )
 from scoutview.base.config import Config
-from scoutview.base.errors import ConfigError, DataError, LeakageError, unknown
+from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError, unknown
 from scoutview.base.progress import bar
 from scoutview.data.samples import DataConfig
 from scoutview.index.cohort import Cohort
@@ -36,7 +38,7 @@ from scoutview.index.labels import Policy
 from scoutview.nn.backbones import BackboneConfig
 from scoutview.results.provenance import environment
 from scoutview.results.run import RunFolder
-from scoutview.results.study import Study
+from scoutview.results.study import Initialisation, Study
 from scoutview.stats.comparison import check_distinct
 from scoutview.store.duplicates import find_duplicates, known_duplicates
 from scoutview.store.reader import Store
@@ -73,9 +75,9 @@ class TransferConfig(Config):
     """What an uncertain label counts as: "ones", "zeros" or "ignore"."""
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0,)
     """Shares of the labelled training patients to learn from, each in (0, 1]."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2, 3, 4)
     """Each seed draws its own label subset and its own training."""
-    folds: tuple[int, ...] = ()
+    folds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Cross-validation folds to test on, validation is the next fold; empty uses the cohort's
     train, val and test."""
     on_leak: OnLeak = "refuse"
@@ -108,7 +110,7 @@ class TransferConfig(Config):
 def transfer(
     cohort: str | Path | Cohort,
     task: str,
-    initialisation: str | Path,
+    initialisation: str | Path | Sequence[str | Path],
     out: str | Path,
     config: TransferConfig | None = None,
     *,
@@ -121,7 +123,8 @@ def transfer(
         task: "classification".
         initialisation: A pre-training run's folder, a file of weights, "imagenet" or "random".
             Baselines on raw pixels take "raw_pixels". "random" with fine-tuning is what tables call
-            "supervised".
+            "supervised". Several share the settings; all are read before the first is trained. Each
+            may be written as "NAME=PATH" to name it.
         out: Folder of the study: a new one, or with `resume` one that exists.
         config: Settings; the defaults are a linear probe on all labels with five seeds.
         resume: Go on with a study: finished runs are kept, stopped ones go on, missing ones start;
@@ -139,9 +142,96 @@ def transfer(
     config = config or TransferConfig()
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    start = read_start(initialisation, config)
+    given = [initialisation] if isinstance(initialisation, str | Path) else initialisation
+    return _transfer(open_cohort(cohort), task, read_starts(given, config), out, config, resume)
+
+
+def resume_transfer(study: str | Path, cohort: str | Path | Cohort | None = None) -> Path:
+    """Go on with a study that was stopped; it holds what it was asked for.
+
+    Args:
+        study: Its folder.
+        cohort: The cohort if it has moved, or its folder.
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        RunError: There is no study, or it comes from a scoutview that did not write down settings.
+    """
+    begun = Study.open(study)
+    if not begun.content.calls:
+        raise RunError(
+            f"{study} does not say what it was asked for (an older scoutview made it); call"
+            " transfer with all arguments and resume."
+        )
+    whole = open_cohort(begun.cohort.resolve() if cohort is None else cohort)
+    for call in begun.content.calls:
+        config = TransferConfig.build(call.settings)
+        known = [begun.initialisation(name) for name in call.initialisations]
+        starts = tuple(_start_again(begun, one, config) for one in known)
+        _transfer(whole, begun.content.task, starts, begun.path, config, resume=True)
+    return begun.path
+
+
+def _start_again(study: Study, known: Initialisation, config: TransferConfig) -> Start:
+    """Find the initialisation of a study again."""
+    place = known.run or known.file
+    word = "random" if known.kind == "supervised" else known.kind
+    start = read_start((study.path / place).resolve() if place else word, config)
+    return replace(start, name=known.name)
+
+
+def _transfer(
+    whole: Cohort,
+    task: str,
+    starts: Sequence[Start],
+    out: str | Path,
+    config: TransferConfig,
+    resume: bool,
+) -> Path:
+    arms = [_prepare(start, whole, config) for start in starts]
+    study = _study(out, task, whole, config, resume)
+    for arm in arms:
+        _require_same_runs(study, arm)
+    for start in starts:
+        study.add_initialisation(
+            start.name,
+            start.kind,
+            method=start.method,
+            run=start.run,
+            file=start.file,
+            weights=start.weights,
+        )
+    study.add_call([start.name for start in starts], _plain(config.written()))
+    for arm in arms:
+        _train(study, arm)
+    return study.path
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a path of weights, which would name the machine; the study has it elsewhere."""
+    if "backbone" in settings:
+        kept = {name: value for name, value in settings["backbone"].items() if name != "weights"}
+        settings = settings | {"backbone": kept}
+    return settings
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """All that is decided about an initialisation before anything is trained or written."""
+
+    start: Start
+    config: TransferConfig
+    images: Images
+    blocks: dict[int, dict[str, Rows]]
+    notes: list[str]
+    dropped: list[dict[str, Any]]
+
+
+def _prepare(start: Start, whole: Cohort, config: TransferConfig) -> _Arm:
+    """Select an initialisation's images and divide them."""
     config, seen_otherwise = _as_pretrained(start, config)
-    whole = open_cohort(cohort)
     part = whole.where(config.data.where)
     store = stored(part)
     images = _images(part, store, config)
@@ -149,30 +239,60 @@ def transfer(
     blocks, notes, dropped = _split(images, pairs, config)
     notes += seen_otherwise
     notes += _seen_in_pretraining(start, part, images, blocks, config)
-    study = _study(out, task, whole, config, resume)
-    study.add_initialisation(start.name, start.kind, method=start.method, run=start.run)
-    _add_details(study, notes, dropped)
-    cells = list(_cells(images, blocks, config))
-    with bar(f"transfer {start.name}", total=len(cells)) as shown:
+    return _Arm(start, config, images, blocks, notes, dropped)
+
+
+def _train(study: Study, arm: _Arm) -> None:
+    """Fill the grid of an initialisation."""
+    name = arm.start.name
+    _add_details(study, arm.notes, arm.dropped)
+    cells = list(_cells(arm.images, arm.blocks, arm.config))
+    with bar(f"transfer {name}", total=len(cells)) as shown:
         for position, cell in enumerate(cells):
-            log.info("%s: run %d of %d", start.name, position + 1, len(cells))
-            _run(study, start, images, cell, config)
+            log.info("%s: run %d of %d", name, position + 1, len(cells))
+            _run(study, arm.start, arm.images, cell, arm.config)
             shown.advance()
-    _check_repetitions(study, start, config)
-    return study.path
+    _check_repetitions(study, arm.start, arm.config)
 
 
 # ------------------------------------------------------------------ initialisation
 
 
+def read_starts(initialisations: Sequence[str | Path], config: TransferConfig) -> tuple[Start, ...]:
+    """Find out what several initialisations are, which must differ in name.
+
+    Raises:
+        ConfigError: Two have the same name, or one is nothing that `read_start` knows.
+    """
+    starts = tuple(read_start(one, config) for one in initialisations)
+    counts = Counter(start.name for start in starts)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"Initialisations need different names, but {', '.join(twice)} comes more than once;"
+            f" name each as NAME=PATH, for example first={initialisations[0]}."
+        )
+    return starts
+
+
+def split_name(initialisation: str | Path) -> tuple[str | None, str]:
+    """Divide "NAME=PATH"; the name is None where there is none, or "=" is part of a path."""
+    word = str(initialisation)
+    name, equals, place = word.partition("=")
+    if not (name and equals) or "/" in name or Path(word).exists():
+        return None, word
+    return name, place
+
+
 def read_start(initialisation: str | Path, config: TransferConfig) -> Start:
-    """Find out what an initialisation is.
+    """Find out what an initialisation is, and what it is called: its own name, then `config.name`.
 
     Raises:
         ConfigError: It is neither a run, a file, nor a known name, or does not fit the mode.
     """
     pixels = isinstance(config.mode, LogisticRegression | RandomForest)
-    word = str(initialisation)
+    name, word = split_name(initialisation)
+    name = name or config.name
     if pixels != (word == "raw_pixels"):
         raise ConfigError(
             f"Mode {config.mode.kind!r} with initialisation {word!r}: raw pixels need both the"
@@ -180,34 +300,41 @@ def read_start(initialisation: str | Path, config: TransferConfig) -> Start:
         )
     trained = isinstance(config.mode, FineTune) and config.mode.kind == "fine_tune"
     if word == "raw_pixels":
-        return Start(config.name or word, "raw_pixels", config.backbone)
+        return Start(name or word, "raw_pixels", config.backbone)
     if word == "random":
         kind: Literal["supervised", "random"] = "supervised" if trained else "random"
         bare = config.backbone.model_copy(update={"weights": None})
-        return Start(config.name or kind, kind, bare)
+        return Start(name or kind, kind, bare)
     if word == "imagenet":
         public = config.backbone.model_copy(update={"weights": "imagenet"})
-        return Start(config.name or word, "imagenet", public)
-    path = Path(initialisation)
+        return Start(name or word, "imagenet", public)
+    path = Path(word)
     if (path / "config.json").is_file():
-        return _start_of_run(path, config)
+        return _start_of_run(path, name)
     if path.is_file():
         loaded = config.backbone.model_copy(update={"weights": str(path)})
-        return Start(config.name or path.stem, "file", loaded)
+        digest = _sha256(path)
+        return Start(name or path.stem, "file", loaded, file=path, weights=digest)
     raise ConfigError(
         f"Initialisation {word!r} is neither a run folder, a file of weights, 'imagenet', 'random'"
         " nor 'raw_pixels'; check the path."
     )
 
 
-def _start_of_run(path: Path, config: TransferConfig) -> Start:
+def _start_of_run(path: Path, name: str | None) -> Start:
     run = RunFolder.open(path)
     if not run.backbone.is_file():
         raise ConfigError(f"{path} has no backbone.safetensors; finish the run with --resume.")
     values = dict(run.config["backbone"])
     backbone = BackboneConfig.build(values | {"weights": str(run.backbone)})
     method = str(run.config["method"]["name"])
-    return Start(config.name or method, "run", backbone, method=method, run=path)
+    weights = _sha256(run.backbone)
+    return Start(name or method, "run", backbone, method=method, run=path, weights=weights)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def like_run(config: TransferConfig, run: str | Path) -> TransferConfig:
@@ -316,7 +443,7 @@ def _split(
         parts = pd.Series(part.to_numpy(), index=ids)
         found = resolve_copies(parts, pairs, config.on_leak)
         kept = parts[~parts.index.isin(found.drop)]
-        check_parts(kept)
+        check_parts(kept, folds=int(images.table["fold"].max()) + 1 if fold < 0 else 0)
         left_out = parts.index.isin(found.drop)
         blocks[fold] = {
             name: np.flatnonzero((part.to_numpy() == name) & ~left_out)
@@ -389,14 +516,24 @@ def _study(
     out: str | Path, task: str, cohort: Cohort, config: TransferConfig, resume: bool
 ) -> Study:
     if not (resume and (Path(out) / "study.json").is_file()):
-        return Study.create(out, task=task, cohort=cohort.folder, title=config.title)
-    study = Study.open(out)
-    if study.content.task != task or study.cohort.resolve() != cohort.folder.resolve():
-        raise ConfigError(
-            f"{out} is a study of task {study.content.task!r} on another cohort or task; choose a"
-            " new folder for this one."
+        return Study.create(
+            out, task=task, cohort=cohort.folder, images=_identity(cohort), title=config.title
         )
+    study = Study.open(out)
+    if study.content.task != task:
+        raise ConfigError(
+            f"{out} is a study of task {study.content.task!r}, got {task!r}; choose a new folder."
+        )
+    study.find_cohort(cohort.folder, _identity(cohort))
     return study
+
+
+def _identity(cohort: Cohort) -> str:
+    """Fingerprint of a cohort's images and their split; a copy elsewhere has the same."""
+    digest = hashlib.sha256()
+    for name in ("image_id", "patient_id", "split", "fold"):
+        digest.update("\n".join(cohort.table[name].astype(str)).encode())
+    return digest.hexdigest()
 
 
 def _add_details(study: Study, notes: list[str], dropped: list[dict[str, Any]]) -> None:
@@ -444,15 +581,13 @@ def _run(
         seed=cell.seed,
         fold=cell.fold,
     )
-    values = _run_values(study, start, cell, config)
     known = (path / "config.json").is_file()
     if known:
         run = RunFolder.open(path)
-        _require_same(run, values)
         if run.finished:
             return
     else:
-        run = RunFolder.create(path, values, environment())
+        run = RunFolder.create(path, _run_values(study, start, cell, config), environment())
     cache = study.path / "cache"
     result: Result
     if isinstance(mode, FineTune):
@@ -501,6 +636,18 @@ def _run_values(study: Study, start: Start, cell: Cell, config: TransferConfig) 
             if name not in ("fractions", "seeds", "folds", "title", "name")
         },
     }
+
+
+def _require_same_runs(study: Study, arm: _Arm) -> None:
+    """Refuse other settings than those of runs that are there, before anything is written."""
+    start, config = arm.start, arm.config
+    cells = _cells(arm.images, arm.blocks, config)
+    places = {(cell.fraction, cell.seed, cell.fold): cell for cell in cells}
+    for entry, run in study.runs():
+        cell = places.get((entry.fraction, entry.seed, entry.fold))
+        ours = (entry.initialisation, entry.method) == (start.name, config.mode.kind)
+        if cell is not None and ours:
+            _require_same(run, _run_values(study, start, cell, config))
 
 
 def _require_same(run: RunFolder, values: dict[str, Any]) -> None:

@@ -93,6 +93,10 @@ class Start:
     """Method of the pre-training run, if there was one."""
     run: Path | None = None
     """Folder of the pre-training run, if there was one."""
+    file: Path | None = None
+    """File of weights, if they come from no run."""
+    weights: str = ""
+    """SHA-256 of the file of weights, "" if there is none."""
 
     def build(self, seed: int) -> Backbone:
         """Build the backbone; random parts depend on the seed and nothing else."""

@@ -137,6 +137,14 @@ def read_json(path: str | Path, *, schema: str, version: int) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
+def relative_place(target: str | Path, folder: str | Path) -> str:
+    """Say where something lies as seen from a folder, for a file that is passed on.
+
+    An absolute path would name the machine and its users.
+    """
+    return os.path.relpath(Path(target).resolve(), Path(folder).resolve())
+
+
 def require_empty(folder: str | Path) -> Path:
     """Create a folder for new output.
 

@@ -5,19 +5,20 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from scoutview.cli.terminal import note, settings
+from scoutview.base.errors import ConfigError
+from scoutview.cli.terminal import Resume, note, require_alone, settings
 
 
 def experiment(
-    cohort: Path,
+    cohort: Path | None = None,
     *,
-    out: Path,
-    config: Path,
+    out: Path | None = None,
+    config: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter("--set")] = (),
     where: str | None = None,
     workers: int = 1,
     backend: Literal["local", "ray"] = "local",
-    resume: bool = False,
+    resume: Resume = None,
 ) -> None:
     """Pre-train, transfer and compare a grid.
 
@@ -38,12 +39,22 @@ def experiment(
     backend
         local processes, or ray (needs the extra "cluster").
     resume
-        Go on in a folder that has content: what has finished is kept.
+        Go on in a folder that has content, what has finished is kept: the folder alone, or
+        --resume beside the other arguments.
     """
-    from scoutview.api.experiment import ExperimentConfig
+    given = locals()
+    from scoutview.api.experiment import ExperimentConfig, resume_experiment
     from scoutview.api.experiment import experiment as run
 
-    flags = {} if where is None else {"where": where}
-    grid = settings(ExperimentConfig, config, flags, set_)
-    page = run(cohort, out, grid, workers=workers, backend=backend, resume=resume)
+    if resume:
+        require_alone(experiment, given, ("cohort", "workers", "backend"))
+        page = resume_experiment(resume[0], cohort, workers=workers, backend=backend)
+    elif cohort is None or out is None or config is None:
+        raise ConfigError(
+            "experiment needs a cohort, --out FOLDER and --config FILE; or --resume FOLDER alone."
+        )
+    else:
+        grid = settings(ExperimentConfig, config, {} if where is None else {"where": where}, set_)
+        again = resume is not None
+        page = run(cohort, out, grid, workers=workers, backend=backend, resume=again)
     note(f"Results page: {page}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from scoutview.base.errors import ConfigError
-from scoutview.cli.terminal import note, settings
+from scoutview.cli.terminal import note, require_alone, settings
 
 
 def pretrain(
@@ -74,11 +74,13 @@ def pretrain(
     resume
         A run that was stopped or killed.
     """
+    given = locals()
     from scoutview.api.pretrain import PretrainConfig
     from scoutview.api.pretrain import pretrain as run
     from scoutview.methods import config_class
 
     if resume is not None:
+        require_alone(pretrain, given)
         note(f"Run: {run(cohort, resume=resume)}")
         return
     if method is None:
@@ -96,12 +98,12 @@ def pretrain(
         "hybrid.alpha": hybrid_alpha,
         "hybrid.beta": hybrid_beta,
     }
-    given = {name: value for name, value in flags.items() if value is not None}
+    wishes = {name: value for name, value in flags.items() if value is not None}
     folder = run(
         cohort,
         method,
         out,
-        config=settings(PretrainConfig, config, given, set_),
+        config=settings(PretrainConfig, config, wishes, set_),
         settings=settings(config_class(method), method_config, {}, method_set),
     )
     note(f"Run: {folder}")

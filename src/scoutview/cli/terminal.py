@@ -1,11 +1,13 @@
 """What all verbs share: settings from file and flags, messages, progress."""
 
+import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from cyclopts import Parameter
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -14,6 +16,10 @@ from scoutview.base.errors import ConfigError
 from scoutview.base.progress import console, show_bars
 
 Settings = TypeVar("Settings", bound=Config)
+
+
+Resume = Annotated[list[Path] | None, Parameter(consume_multiple=(0, 1))]
+"""`--resume FOLDER`, which takes everything from the folder, or `--resume` beside the arguments."""
 
 
 def note(text: str) -> None:
@@ -29,6 +35,30 @@ def show_messages(level: int = logging.INFO) -> None:
     root = logging.getLogger("scoutview")
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def require_alone(
+    verb: Callable[..., Any], given: Mapping[str, Any], beside: Sequence[str] = ("cohort",)
+) -> None:
+    """Refuse flags beside `--resume FOLDER`, whose settings are in the folder.
+
+    Args:
+        verb: The command.
+        given: All of its parameters, as it got them.
+        beside: Parameters that may be given.
+
+    Raises:
+        ConfigError: A flag is there that would change nothing.
+    """
+    known = inspect.signature(verb).parameters
+    names = [name for name, value in given.items() if value != known[name].default]
+    extra = [name for name in names if name not in (*beside, "resume")]
+    if extra:
+        flags = ", ".join("--" + name.strip("_").replace("_", "-") for name in extra)
+        raise ConfigError(
+            f"--resume FOLDER takes its settings from the folder, got {flags} as well; leave out"
+            " one of the two."
+        )
 
 
 def settings(

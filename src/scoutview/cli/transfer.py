@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from scoutview.cli.terminal import note, settings
+from scoutview.base.errors import ConfigError
+from scoutview.cli.terminal import Resume, note, require_alone, settings
 
 ModeName = Literal[
     "linear_probe", "fine_tune", "frozen_head", "logistic_regression", "random_forest"
@@ -13,9 +14,9 @@ ModeName = Literal[
 
 
 def transfer(
-    cohort: Path,
+    cohort: Path | None = None,
     *,
-    out: Path,
+    out: Path | None = None,
     init: tuple[str, ...] = ("random",),
     task: str = "classification",
     mode: ModeName | None = None,
@@ -26,7 +27,7 @@ def transfer(
     on_leak: Literal["refuse", "drop", "allow"] | None = None,
     config: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter("--set")] = (),
-    resume: bool = False,
+    resume: Resume = None,
 ) -> None:
     """Train and test a task from one or more initialisations, on the same labels.
 
@@ -37,7 +38,8 @@ def transfer(
     out
         New folder of the study.
     init
-        A pre-training run, a file of weights, imagenet, random, or raw_pixels. May be repeated.
+        A pre-training run, a file of weights, imagenet, random, or raw_pixels; NAME=PATH names it
+        in tables. May be repeated.
     task
         classification.
     mode
@@ -58,11 +60,19 @@ def transfer(
     set_
         One setting, as backbone.name=resnet18. May be repeated.
     resume
-        Go on with a study, or add initialisations to it.
+        With a study's folder alone: go on with it. Beside the other arguments: also add
+        initialisations, fractions or seeds to it.
     """
-    from scoutview.api.transfer import TransferConfig, like_run
+    given = locals()
+    from scoutview.api.transfer import TransferConfig, like_run, resume_transfer, split_name
     from scoutview.api.transfer import transfer as run
 
+    if resume:
+        require_alone(transfer, given)
+        note(f"Study: {resume_transfer(resume[0], cohort)}")
+        return
+    if cohort is None or out is None:
+        raise ConfigError("transfer needs a cohort and --out FOLDER; or --resume FOLDER alone.")
     flags: dict[str, Any] = {
         "mode.kind": mode,
         "labels": list(label),
@@ -71,11 +81,10 @@ def transfer(
         "data.where": where,
         "on_leak": on_leak,
     }
-    given = {name: value for name, value in flags.items() if value not in (None, [])}
-    chosen = settings(TransferConfig, config, given, set_)
-    runs = [start for start in init if (Path(start) / "config.json").is_file()]
+    wishes = {name: value for name, value in flags.items() if value not in (None, [])}
+    chosen = settings(TransferConfig, config, wishes, set_)
+    places = [split_name(start)[1] for start in init]
+    runs = [place for place in places if (Path(place) / "config.json").is_file()]
     if runs:  # "random" beside a run means: the run's network without its training
         chosen = like_run(chosen, runs[0])
-    for number, start in enumerate(init):
-        run(cohort, task, start, out, chosen, resume=resume or number > 0)
-    note(f"Study: {out}")
+    note(f"Study: {run(cohort, task, init, out, chosen, resume=resume is not None)}")

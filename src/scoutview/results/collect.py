@@ -183,10 +183,11 @@ def _arms(found: Sequence[tuple[Initialisation, StudyRun]]) -> dict[tuple[str, s
     known: dict[str, Initialisation] = {}
     for initialisation, _ in found:
         first = known.setdefault(initialisation.name, initialisation)
-        if (first.kind, first.method) != (initialisation.kind, initialisation.method):
+        same = (first.kind, first.method) == (initialisation.kind, initialisation.method)
+        if not same or _other_file(first, initialisation):
             raise DataError(
                 f"Initialisation {initialisation.name!r} means two things in the compared studies;"
-                " give each its own name."
+                " give each its own name, as transfer --init NAME=PATH."
             )
     pairs = list(dict.fromkeys((entry.initialisation, entry.method) for _, entry in found))
     counts = pd.Series([name for name, _ in pairs]).value_counts()
@@ -198,6 +199,12 @@ def _arms(found: Sequence[tuple[Initialisation, StudyRun]]) -> dict[tuple[str, s
         )
         for name, method in pairs
     }
+
+
+def _other_file(one: Initialisation, other: Initialisation) -> bool:
+    """Tell files of weights apart. Runs of a method may differ: they are repetitions of it."""
+    known = one.kind == "file" and one.weights and other.weights
+    return bool(known) and one.weights != other.weights
 
 
 def _refuse_equal_seeds(runs: Sequence[ComparedRun]) -> None:

@@ -13,14 +13,16 @@ VERSIONS: Final = {
     "run": 1,
     "environment": 1,
     "summary": 1,
-    "study": 1,
+    "study": 2,
     "metrics": 1,
     "predictions": 1,
     "embeddings": 1,
 }
 """Present version of every schema. A changed field needs the next number and an upgrade."""
 
-UPGRADES: Final[dict[tuple[str, int], Upgrade]] = {}
+UPGRADES: Final[dict[tuple[str, int], Upgrade]] = {
+    ("study", 1): lambda content: content,  # it lacks what 2 added, whose defaults mean "unknown"
+}
 """By schema and version: the function that turns content of that version into the next one's."""
 
 

@@ -1,7 +1,6 @@
 """A study: runs that are compared with each other, and what each of them stands for."""
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,7 +11,7 @@ from pydantic import Field
 
 from scoutview.base.config import Config
 from scoutview.base.errors import RunError
-from scoutview.base.files import remove_partial, require_empty, write_json
+from scoutview.base.files import relative_place, remove_partial, require_empty, write_json
 from scoutview.results.run import RunFolder, read_embeddings
 from scoutview.results.schema import VERSIONS, read_versioned
 
@@ -28,6 +27,10 @@ class Initialisation(Config):
     """Registry name of the pre-training method, "" for baselines."""
     run: str = ""
     """Folder of the pre-training run, relative to the study; "" if there is none."""
+    file: str = ""
+    """File of weights, relative to the study; "" if there is none."""
+    weights: str = ""
+    """SHA-256 of the file of weights; "" if there is none, or a version 1 did not write it."""
 
 
 class StudyRun(Config):
@@ -47,6 +50,15 @@ class StudyRun(Config):
     """Cross-validation fold, -1 for a hold-out split."""
 
 
+class StudyCall(Config):
+    """What a call asked for: enough to make it again."""
+
+    initialisations: tuple[str, ...]
+    """Names of some of the study's initialisations."""
+    settings: dict[str, Any]
+    """What was written of the transfer's settings, as plain values."""
+
+
 class StudyContent(Config):
     """Content of study.json."""
 
@@ -54,10 +66,15 @@ class StudyContent(Config):
     """Name of the transfer task, for example "classification"."""
     cohort: str
     """Folder of the cohort, relative to the study."""
+    images: str = ""
+    """SHA-256 of the cohort's images and their split, wherever it lies; "" if a version 1 did not
+    write it."""
     title: str = ""
     """What the results page is called."""
     initialisations: tuple[Initialisation, ...] = ()
     runs: tuple[StudyRun, ...] = ()
+    calls: tuple[StudyCall, ...] = ()
+    """What the study was asked for, in order; () if a version 1 did not write it."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Plain values for the page. Known: `notes` (sentences), `dropped_duplicates` (list of
     {"split", "of_split", "kind", "image_ids"}: what was dropped from `split` and why)."""
@@ -77,6 +94,7 @@ class Study:
         *,
         task: str,
         cohort: str | Path,
+        images: str = "",
         title: str = "",
         details: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -86,6 +104,7 @@ class Study:
             path: The folder.
             task: Name of the transfer task.
             cohort: Folder of the cohort; stored relative to the study.
+            images: SHA-256 of its images and their split.
             title: What the results page is called.
             details: Plain values for the page, see `StudyContent.details`.
 
@@ -95,7 +114,11 @@ class Study:
         remove_partial(path)  # of a start that was killed
         folder = require_empty(path)
         content = StudyContent(
-            task=task, cohort=_relative(cohort, folder), title=title, details=dict(details or {})
+            task=task,
+            cohort=relative_place(cohort, folder),
+            images=images,
+            title=title,
+            details=dict(details or {}),
         )
         study = cls(folder, content)
         study._write(content)  # first: what has no study.json can be started again
@@ -151,6 +174,27 @@ class Study:
         run = self.pretraining(name)
         return run.embeddings() if run is not None and run.has_embeddings else None
 
+    def find_cohort(self, cohort: str | Path, images: str) -> None:
+        """Write down where the cohort lies now; at the same place this changes nothing.
+
+        Args:
+            cohort: Its folder.
+            images: SHA-256 of its images and their split.
+
+        Raises:
+            RunError: It is another cohort.
+        """
+        place = relative_place(cohort, self.path)
+        before = self.content.images
+        if before != images if before else self.content.cohort != place:
+            raise RunError(
+                f"{self.path} must stay on the images and the split it was begun with, and {cohort}"
+                " has others; give the cohort of the study, or choose a new folder."
+            )
+        if (before, self.content.cohort) != (images, place):
+            update = {"cohort": place, "images": images}
+            self._write(self.content.model_copy(update=update))
+
     def add_initialisation(
         self,
         name: str,
@@ -158,22 +202,51 @@ class Study:
         *,
         method: str = "",
         run: str | Path | None = None,
+        file: str | Path | None = None,
+        weights: str = "",
     ) -> Initialisation:
         """Name an initialisation; the same content again changes nothing.
+
+        Args:
+            name: Short name, the same in all tables and figures.
+            kind: See `Initialisation.kind`.
+            method: Registry name of the pre-training method.
+            run: Folder of the pre-training run.
+            file: File of weights, if they come from no run.
+            weights: SHA-256 of the file of weights; it is added to a record that lacks it.
 
         Raises:
             RunError: The name is taken by a different initialisation.
         """
-        where = _relative(run, self.path) if run is not None else ""
-        new = Initialisation(name=name, kind=kind, method=method, run=where)
-        for known in self.content.initialisations:
-            if known == new:
-                return known
-            if known.name == name:
-                raise RunError(f"{self.path}: initialisation {name!r} exists with other content.")
-        known_ones = (*self.content.initialisations, new)
-        self._write(self.content.model_copy(update={"initialisations": known_ones}))
+        new = Initialisation(
+            name=name,
+            kind=kind,
+            method=method,
+            run=relative_place(run, self.path) if run is not None else "",
+            file=relative_place(file, self.path) if file is not None else "",
+            weights=weights,
+        )
+        known = {one.name: one for one in self.content.initialisations}
+        before = known.get(name, new)
+        # where a file lies does not matter, as long as it holds the same weights
+        same = {"weights": before.weights or weights, "file": new.file}
+        if before.model_copy(update=same) != new:
+            raise RunError(
+                f"{self.path}: initialisation {name!r} must stay what it was, but"
+                f" {_difference(before, new)}; give the other one its own name, as NAME=PATH or"
+                " with --set name=NAME, or choose a new folder."
+            )
+        if known.get(name) != new:
+            known[name] = new
+            update = {"initialisations": tuple(known.values())}
+            self._write(self.content.model_copy(update=update))
         return new
+
+    def add_call(self, initialisations: Sequence[str], settings: Mapping[str, Any]) -> None:
+        """Write down what is asked for; the same again changes nothing."""
+        call = StudyCall(initialisations=tuple(initialisations), settings=dict(settings))
+        if call not in self.content.calls:
+            self._write(self.content.model_copy(update={"calls": (*self.content.calls, call)}))
 
     def add_run(
         self, *, initialisation: str, method: str, fraction: float, seed: int, fold: int = -1
@@ -231,9 +304,11 @@ class Study:
         self.content = content
 
 
-def _relative(target: str | Path, folder: Path) -> str:
-    # Absolute paths would name the machine and its users in a file that is passed on.
-    return os.path.relpath(Path(target).resolve(), folder.resolve())
+def _difference(before: Initialisation, now: Initialisation) -> str:
+    if (before.kind, before.method, before.run) == (now.kind, now.method, now.run):
+        return "its weights are others than those it was begun with"
+    pairs = [f"{one.kind} {one.run or one.method}".strip() for one in (before, now)]
+    return f"it was {pairs[0]} and is now {pairs[1]}"
 
 
 def _safe(name: str) -> str:

@@ -45,8 +45,13 @@ def check_patients(parts: pd.DataFrame) -> None:
         )
 
 
-def check_parts(parts: pd.Series, needed: Sequence[str] = PARTS) -> None:
+def check_parts(parts: pd.Series, needed: Sequence[str] = PARTS, *, folds: int = 0) -> None:
     """Refuse a split that lacks a part.
+
+    Args:
+        parts: Part of each image.
+        needed: Parts that must have an image.
+        folds: Number of folds that could be tested on instead, which the message then says.
 
     Raises:
         DataError: A part has no labelled image.
@@ -56,8 +61,15 @@ def check_parts(parts: pd.Series, needed: Sequence[str] = PARTS) -> None:
     if lacking:
         raise DataError(
             f"No labelled image is in {', '.join(lacking)}; transfer learns on train, chooses on"
-            " val and reports test: make a split with all three."
+            f" val and reports test: make a split with all three{_or_folds(folds)}."
         )
+
+
+def _or_folds(folds: int) -> str:
+    if folds < 3:  # one to test on, one to choose on, one to learn from
+        return ""
+    numbers = ",".join(map(str, range(folds)))
+    return f", or test on each of the cohort's {folds} folds with --set folds=[{numbers}]"
 
 
 def resolve_copies(parts: pd.Series, pairs: pd.DataFrame, on_leak: OnLeak) -> Resolved:
