@@ -267,6 +267,22 @@ def test_build__strict_turns_problems_into_an_error_that_can_be_lifted(tmp_path,
         build(tmp_path / "s", tmp_path / "c", strict=True)
 
 
+@pytest.mark.parametrize("settings", [{}, {"strict": True}], ids=["empty", "strict"])
+def test_build__a_refused_source_keeps_the_finished_cohort(tmp_path, settings):
+    write_series(tmp_path / "s", 1, 2)
+    before = whole(build(tmp_path / "s", tmp_path / "c").folder)
+    (tmp_path / "bad").mkdir()
+    if settings:
+        write_series(tmp_path / "bad", 2, 2)
+        (tmp_path / "bad" / "cut").write_bytes(encoded()[:-100])
+    with pytest.raises(DataError, match=r"\.building/problems\.csv"):
+        build(tmp_path / "bad", tmp_path / "c", **settings)
+    assert whole(tmp_path / "c") == before
+    assert ("truncated" in (tmp_path / "c" / BUILDING / "problems.csv").read_text()) == bool(
+        settings
+    )
+
+
 def test_build__refuses_a_folder_that_is_something_else(tmp_path):
     write_series(tmp_path / "s", 1, 2)
     (tmp_path / "c").mkdir()

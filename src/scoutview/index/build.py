@@ -1,8 +1,9 @@
 """Build a cohort: walk, read headers in parallel, group into images, join, write.
 
 Nothing grows with the number of files but 8 bytes each and the ids that splits and joins need.
-`cohort.json` is removed first and written last, so a cohort without it is unfinished and is not
-opened; the next build goes on from the parts in `.building`.
+`cohort.json` is removed before the tables change and written last, so a cohort without it is
+unfinished and is not opened; the next build goes on from the parts in `.building`. A build that is
+refused changes no table: the cohort that was there stays.
 """
 
 import logging
@@ -111,11 +112,11 @@ def _build(
     buckets = _spill(work, previous, seen)
     stems = sorted(workers.map(group, (GroupJob(bucket, key) for bucket in buckets)))
     if not any(len(read_part(part_path(stem, "index"))) for stem in stems):
-        (out / "cohort.json").unlink(missing_ok=True)
-        write_problems(out, stems, [])
+        beside = _beside(out)
+        write_problems(beside, stems, [])
         raise DataError(
-            f"The sources hold {len(seen)} files but no image that can be read; see problems.csv in"
-            " the cohort folder, and check the path."
+            f"The sources hold {len(seen)} files but no image that can be read; see"
+            f" {beside / 'problems.csv'}, and check the path."
         )
     attached = attach(stems, config, key)
     if config.strict:
@@ -129,7 +130,7 @@ def _build(
 def _refuse_known_problems(out: Path, config: IndexConfig) -> None:
     problems = Cohort.open(out).content["counts"]["problems"]
     if config.strict and problems:
-        raise _too_many(problems)
+        raise _too_many(problems, out)
 
 
 def _refuse_others(out: Path) -> None:
@@ -338,16 +339,20 @@ def _bucket(groups: Signatures, number: int) -> NDArray[np.int64]:
 
 
 def _refuse_problems(out: Path, stems: Sequence[Path], attached: Attached) -> None:
-    # Without cohort.json an older cohort is not opened beside the new list of problems.
-    (out / "cohort.json").unlink(missing_ok=True)
-    reasons = write_problems(out, stems, attached.problems)
+    beside = _beside(out)
+    reasons = write_problems(beside, stems, attached.problems)
     if reasons:
-        raise _too_many(reasons)
+        raise _too_many(reasons, beside)
 
 
-def _too_many(reasons: Mapping[str, int]) -> DataError:
+def _beside(out: Path) -> Path:
+    """Return where a refused build lists its problems: a finished cohort keeps its own list."""
+    return out / BUILDING if (out / "cohort.json").is_file() else out
+
+
+def _too_many(reasons: Mapping[str, int], folder: Path) -> DataError:
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     return DataError(
-        f"strict allows no problems, but there are {counted}; they stand in problems.csv of the"
-        " cohort folder. Correct them, or index without strict."
+        f"strict allows no problems, but there are {counted}; they stand in"
+        f" {folder / 'problems.csv'}. Correct them, or index without strict."
     )
