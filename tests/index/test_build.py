@@ -283,6 +283,28 @@ def test_build__a_refused_source_keeps_the_finished_cohort(tmp_path, settings):
     )
 
 
+def test_build__warns_of_labels_and_images_that_are_gone(tmp_path, caplog):
+    for series in range(3):
+        write_series(tmp_path / "s" / str(series), series, 2)
+    key = tmp_path / "key"
+    names = [f"{series}/0000.dcm" for series in range(3)]
+    pd.DataFrame({"file": names, "ill": [0, 1, 1], "late": [1, 0, 1]}).to_csv(
+        tmp_path / "labels.csv", index=False
+    )
+    labels = (LabelTable(table=tmp_path / "labels.csv"),)
+    first = build(tmp_path / "s", tmp_path / "c", labels=labels, key_file=key)
+    assert [label.name for label in first.labels] == ["ill", "late"]
+    build(tmp_path / "s", tmp_path / "c", labels=labels, key_file=key)
+    assert "gone" not in caplog.text
+    build(tmp_path / "s", tmp_path / "c", key_file=key)
+    assert "2 of 2 labels that the cohort had are gone" in caplog.text
+    assert "images that the cohort had" not in caplog.text
+    build(tmp_path / "s" / "1", tmp_path / "c", key_file=key)
+    assert "2 of 3 images that the cohort had are gone" in caplog.text
+    build(tmp_path / "s", tmp_path / "c", key_file=key)
+    assert caplog.text.count("gone") == 2, "more images lose none"
+
+
 def test_build__refuses_a_folder_that_is_something_else(tmp_path):
     write_series(tmp_path / "s", 1, 2)
     (tmp_path / "c").mkdir()

@@ -29,6 +29,7 @@ from scoutview.index.cohort import Cohort
 from scoutview.index.config import IndexConfig
 from scoutview.index.finish import write, write_problems
 from scoutview.index.lock import alone
+from scoutview.index.losses import warn_of_losses
 from scoutview.index.parts import part_path, part_writer, read_part
 from scoutview.index.privacy import key_from_file, new_key, pseudonym, write_key
 from scoutview.index.scan import GroupJob, ScanJob, group, scan
@@ -121,6 +122,7 @@ def _build(
     attached = attach(stems, config, key)
     if config.strict:
         _refuse_problems(out, stems, attached)
+    warn_of_losses(out, attached, key)
     names = config.labelmaps.names if config.labelmaps else {}
     write(out, stems, attached, key, state, files=len(seen), names=names)
     shutil.rmtree(work)
