@@ -305,6 +305,29 @@ def test_build__warns_of_labels_and_images_that_are_gone(tmp_path, caplog):
     assert caplog.text.count("gone") == 2, "more images lose none"
 
 
+def test_build__writes_damaged_tables_anew(tmp_path):
+    write_series(tmp_path / "s", 1, 2)
+    before = build(tmp_path / "s", tmp_path / "c").table
+    path = tmp_path / "c" / "index.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"index\.parquet is damaged .*run index again"):
+        _ = Cohort.open(tmp_path / "c").table
+    pd.testing.assert_frame_equal(build(tmp_path / "s", tmp_path / "c").table, before)
+
+
+def test_build__names_a_damaged_private_table_and_goes_on_without_it(tmp_path):
+    write_series(tmp_path / "s", 1, 2)
+    key = tmp_path / "key"
+    before = build(tmp_path / "s", tmp_path / "c", key_file=key).table
+    path = tmp_path / "c" / "private.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"private\.parquet is damaged .*remove it"):
+        build(tmp_path / "s", tmp_path / "c", key_file=key)
+    path.unlink()
+    after = build(tmp_path / "s", tmp_path / "c", key_file=key).table
+    pd.testing.assert_frame_equal(after, before)
+
+
 def test_build__refuses_a_folder_that_is_something_else(tmp_path):
     write_series(tmp_path / "s", 1, 2)
     (tmp_path / "c").mkdir()

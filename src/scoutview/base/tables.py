@@ -28,3 +28,12 @@ def read_parquet(path: Path, *, remedy: str, columns: Sequence[str] | None = Non
         raise RunError(
             f"{path} is damaged (not a whole Parquet file: {type(error).__name__}); {remedy}."
         ) from error
+
+
+def is_whole(path: Path) -> bool:
+    """Say whether a Parquet file is there to its end; a look at its last bytes only."""
+    try:
+        pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        return False
+    return True

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError, RunError
 from scoutview.base.files import remove_partial
+from scoutview.base.tables import is_whole
 from scoutview.index.attach import Attached, attach
-from scoutview.index.cohort import Cohort
+from scoutview.index.cohort import PRIVATE_LOST, Cohort
 from scoutview.index.config import IndexConfig
 from scoutview.index.finish import write, write_problems
 from scoutview.index.lock import alone
@@ -168,6 +169,8 @@ def _private_metadata(out: Path) -> dict[str, Any]:
     path = out / "private.parquet"
     if not path.exists():
         return {}
+    if not is_whole(path):
+        raise RunError(f"{path} is damaged (not a whole Parquet file); {PRIVATE_LOST}.")
     metadata = pq.read_schema(path).metadata or {}
     return {"key": bytes.fromhex(metadata[b"key"].decode()), "state": metadata[b"state"].decode()}
 
@@ -203,8 +206,10 @@ def _side_files(config: IndexConfig) -> list[Path]:
 
 
 def _is_current(out: Path, state: str) -> bool:
-    """Say whether the cohort was finished from the same sources, settings and tables."""
-    return (out / "cohort.json").is_file() and _private_metadata(out).get("state") == state
+    """Say whether the cohort was finished from the same sources, settings, tables, and is whole."""
+    tables = ("index.parquet", "boxes.parquet", "reports.parquet")
+    finished = (out / "cohort.json").is_file() and all(is_whole(out / name) for name in tables)
+    return finished and _private_metadata(out).get("state") == state
 
 
 def _read_signatures(path: Path) -> Signatures:

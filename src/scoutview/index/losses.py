@@ -8,7 +8,7 @@ import numpy as np
 from scoutview.base.errors import RunError
 from scoutview.base.tables import read_parquet
 from scoutview.index.attach import Attached
-from scoutview.index.cohort import Cohort
+from scoutview.index.cohort import INDEX_AGAIN, Cohort
 from scoutview.index.privacy import fingerprint, image_key
 
 _LOG = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def warn_of_losses(out: Path, attached: Attached, key: bytes) -> None:
 def _lost_images(before: Cohort, attached: Attached, key: bytes) -> int:
     if before.content["key_fingerprint"] != fingerprint(key):  # other pseudonyms: only counts say
         return max(0, int(before.content["counts"]["rows"]) - len(attached.images))
-    remedy = "index the sources again"
-    table = read_parquet(before.folder / "index.parquet", remedy=remedy, columns=["image_key"])
+    path = before.folder / "index.parquet"
+    table = read_parquet(path, remedy=INDEX_AGAIN, columns=["image_key"])
     come = np.fromiter(map(image_key, attached.images["image_id"]), np.int64, len(attached.images))
     return int((~np.isin(table.column("image_key").to_numpy(), come)).sum())

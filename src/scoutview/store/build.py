@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -30,6 +29,7 @@ from scoutview.base.errors import DataError, RunError
 from scoutview.base.files import read_json, remove_partial
 from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar
+from scoutview.base.tables import read_parquet
 from scoutview.pixels.headers import Locator
 from scoutview.store import rows, shards
 from scoutview.store.jobs import Item, Job
@@ -150,7 +150,8 @@ def _is_current(folder: Path, plan: Plan, retry: bool) -> bool:
 def _stored_entries(place: Path, retry: bool) -> NDArray[np.uint64]:
     found = []
     for name in shards.finished(place):
-        lines = pq.read_table(place / f"{name}.parquet", columns=["entry", "length"])
+        path = place / f"{name}.parquet"
+        lines = read_parquet(path, remedy=shards.LOST, columns=["entry", "length"])
         whole = lines["length"].to_numpy() > 0
         found.append(lines["entry"].to_numpy()[whole | (not retry)])
     return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.uint64)
@@ -233,7 +234,9 @@ class _Items:
 def _private_files(folder: Path) -> pd.DataFrame:
     """Files of all images, sorted by image and, inside a volume, by slice."""
     columns = ["image_id", "order", "path", "member", "item", "size", "mtime_ns", "status"]
-    files = pq.read_table(folder / "private.parquet", columns=columns).to_pandas()
+    remedy = "restore it, or remove it and index the sources again"
+    table = read_parquet(folder / "private.parquet", remedy=remedy, columns=columns)
+    files = table.to_pandas()
     files = files[files["status"] == "image"]
     ranked: pd.DataFrame = files.sort_values(["image_id", "order"], kind="stable")
     return ranked.reset_index(drop=True)
