@@ -69,20 +69,35 @@ def show(
         DataError: No image fits `where`, or none of the chosen can be read.
     """
     chosen = open_cohort(cohort, where)
-    copies, told = _copies(chosen)
-    text = render(summarise(chosen)) + told
+    opened = _opened(chosen)
+    copies, told = _copies(chosen, opened)
+    text = render(summarise(chosen)) + _decoding(chosen, opened) + told
     rows = _sample(chosen.table, images, seed)
     written = None if sheet is None else _write_sheet(chosen, rows, Path(sheet))
     originals = chosen.originals(list(rows["image_id"])) if private else None
     return Shown(text, written, originals, copies)
 
 
-def _copies(cohort: Cohort) -> tuple[pd.DataFrame | None, str]:
+def _opened(cohort: Cohort) -> Store | None:
+    try:
+        return Store.open(cohort.folder)
+    except RunError:
+        return None
+
+
+def _decoding(cohort: Cohort, store: Store | None) -> str:
+    """Count the problems that only decoding finds, in a line of the summary."""
+    if store is None:
+        return ""
+    reasons = store.reasons(cohort.table["image_id"])
+    counted = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+    return f"{'decoding':<13}{f'problems {counted}' if counted else 'no problems'}\n"
+
+
+def _copies(cohort: Cohort, store: Store | None) -> tuple[pd.DataFrame | None, str]:
     """Look for images with the same pixels, and say what was found, in lines of the summary."""
     head = f"{'copies':<13}"
-    try:
-        store = Store.open(cohort.folder)
-    except RunError:
+    if store is None:
         return None, f"{head}not looked for: there is no store yet\n"
     if not store.has(cohort.table["image_id"]):
         return None, f"{head}not looked for: the store lacks some of these images\n"

@@ -124,14 +124,20 @@ def build_store(
         _write_shards(pieces, place, config, shown)
     write_tables(folder, plan.table, plan.items.entries, config, plan.digest)
     store = Store.open(folder)
-    if store.absent:
+    _tell_problems(store)
+    return store
+
+
+def _tell_problems(store: Store) -> None:
+    problems = sum(store.reasons().values())
+    if problems:
         logger.warning(
-            "store: %d of %d images could not be decoded; see %s",
+            "store: %d of %d images could not be decoded, %d were stored with a flaw; see %s",
             store.absent,
             len(store),
-            folder / "problems.csv",
+            problems - store.absent,
+            store.folder / "problems.csv",
         )
-    return store
 
 
 def _is_current(folder: Path, plan: Plan, retry: bool) -> bool:

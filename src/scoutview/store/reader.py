@@ -2,6 +2,7 @@
 
 import csv
 import mmap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -206,6 +207,16 @@ class Store:
         with (self.folder / "problems.csv").open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
+    def reasons(self, image_ids: Iterable[str] | None = None) -> dict[str, int]:
+        """Count problems by reason.
+
+        Args:
+            image_ids: Only those of these images; None takes all.
+        """
+        chosen = None if image_ids is None else set(image_ids)
+        told = [row for row in self.problems() if chosen is None or row["image_id"] in chosen]
+        return dict(sorted(Counter(row["reason"] for row in told).items()))
+
     def complete(self) -> bool:
         """Whether every shard is there; a look at names only."""
         return all(
@@ -221,18 +232,18 @@ class Store:
             Damaged images; empty if all is well.
 
         Raises:
-            RunError: A shard is missing, cut short or its table is not the one it was named for.
+            RunError: A shard is missing, or its table is not the one it was named for.
         """
         damaged: list[Damage] = []
         for number, name in enumerate(self.shards):
             for suffix in (".bin", ".parquet"):
                 if not self._shard(number, suffix).is_file():
-                    raise RunError(f"Shard {name}{suffix} is missing; build the store again.")
+                    raise RunError(f"Shard {name}{suffix} is missing; run: scoutview store COHORT.")
             columns = ["entry", "image_id", "offset", "length", "crc", "content_hash"]
             path = self._shard(number, ".parquet")
             lines = read_parquet(path, remedy=LOST, columns=columns).to_pylist()
             if address(lines) != name:
-                raise RunError(f"Shard {name}: its table is damaged; remove it and build again.")
+                raise RunError(f"Shard {path}: its table is damaged; {LOST}.")
             damaged += self._damage(number, lines)
         return damaged
 
