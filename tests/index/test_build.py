@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tests.command_line import scoutview
 from tests.index.dicoms import BROKEN, encoded, slice_bytes, write_many, write_series
 from tests.index.measured import FOLDER, WORKERS
 from tests.processes import kill_everywhere
 
-from scoutview.base.errors import DataError, LeakageError, RunError
+from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.index import records
 from scoutview.index.build import BUILDING, build_cohort
 from scoutview.index.cohort import Cohort
@@ -379,6 +380,32 @@ def test_build__splits_by_fold_and_by_column(tmp_path):
     allowed = split.model_copy(update={"allow_patient_overlap": True})
     cohort = build(tmp_path / "s", tmp_path / "b", labels=labels, split=allowed)
     assert cohort.content["patients_in_several_parts"] == 3
+
+
+def test_build__splits_by_a_kept_column_whose_values_are_numbers(tmp_path):
+    for series in range(3):
+        write_series(tmp_path / "s" / str(series), series, 2)
+    (tmp_path / "t.csv").write_text(
+        "file,ill,year\n0/0000.dcm,0,2019\n1/0000.dcm,1,2020\n2/0000.dcm,1,2021\n"
+    )
+    (tmp_path / "c.yaml").write_text(
+        f"labels: [{{table: {tmp_path / 't.csv'}, keep: [year]}}]\n"
+        "split: {kind: column, column: year, train: [2019, 2020], test: [2021]}\n"
+    )
+    words = ("index", tmp_path / "s", "--out", tmp_path / "c", "--workers", 1)
+    assert scoutview(*words, "--config", tmp_path / "c.yaml") == 0
+    cohort = Cohort.open(tmp_path / "c")
+    pairs = dict(zip(cohort.table["year"], cohort.table["split"], strict=True))
+    assert pairs == {"2019": "train", "2020": "train", "2021": "test"}
+    assert [label.name for label in cohort.labels] == ["ill"]
+    assert len(cohort.where("year == '2020'")) == 1
+    with pytest.raises(ConfigError, match=r"'year', which .* keep: \[year\]"):
+        build(
+            tmp_path / "s",
+            tmp_path / "c",
+            labels=(LabelTable(table=tmp_path / "t.csv"),),
+            split=HoldOut(stratify=("year",)),
+        )
 
 
 def test_build__a_sources_split_that_crosses_patients_is_refused(tmp_path):

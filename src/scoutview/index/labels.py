@@ -84,6 +84,8 @@ class Joined:
     patients: pd.Series | None
     """Original patient id per image, if the table has one."""
     match: Match
+    kept: pd.DataFrame
+    """The columns of `keep` as words, "" where missing, index as `columns`."""
     ignored: list[str]
     """Columns that were not taken."""
 
@@ -176,18 +178,46 @@ def join_labels(source: LabelTable, keys: Keys) -> Joined:
     frame = read_table(source.table, what)
     match = match_table(frame, keys, source.id_column, what)
     labels, columns, ignored = _label_columns(frame, source, str(match.ids.name))
-    for name in columns:
-        refuse_conflicts(match, columns[name], frame, keys, what)
+    kept = _kept_columns(frame, source, [str(match.ids.name), *columns])
+    for values in (*(columns[name] for name in columns), *(kept[name] for name in kept)):
+        refuse_conflicts(match, values, frame, keys, what)
     once = match.pairs.drop_duplicates("image_id")
-    joined = columns.iloc[once["row"]].set_axis(once["image_id"].to_numpy(), axis=0)
+    images = once["image_id"].to_numpy()
     return Joined(
         labels=labels,
-        columns=joined,
+        columns=columns.iloc[once["row"]].set_axis(images, axis=0),
+        kept=kept.iloc[once["row"]].set_axis(images, axis=0),
         splits=_by_image(frame, source.split_column, match, keys, _SPLITS),
         patients=_by_image(frame, source.patient_column, match, keys, None),
         match=match,
         ignored=ignored,
     )
+
+
+def _kept_columns(frame: pd.DataFrame, source: LabelTable, taken: Sequence[str]) -> pd.DataFrame:
+    """Read the columns of `keep`; only categories pass, as the index may be shared."""
+    ids_and_labels = {*taken, source.patient_column, source.split_column}
+    kept: dict[str, pd.Series] = {}
+    for name in source.keep:
+        require_column(frame, name, "label table")
+        if name in ids_and_labels:
+            raise JoinError(
+                f"keep takes columns that are neither ids, splits nor labels, got {name!r} of the"
+                " label table; remove it from keep."
+            )
+        _refuse_taken(name, "column to keep")
+        values = frame[name].str.strip()
+        values = values.where(~values.str.lower().isin(["nan", "na", "n/a"]), "")
+        _refuse_text(tuple(set(values) - {""}), LabelColumn(name=name))
+        kept[name] = values
+    return pd.DataFrame(kept, index=frame.index)
+
+
+def _refuse_taken(name: str, what: str) -> None:
+    if name in INDEX.names:
+        raise JoinError(
+            f"The {what} {name!r} has the name of a column of the index; rename it in the table."
+        )
 
 
 def _by_image(
@@ -218,7 +248,7 @@ def _by_image(
 def _label_columns(
     frame: pd.DataFrame, source: LabelTable, id_column: str
 ) -> tuple[list[Label], pd.DataFrame, list[str]]:
-    taken = {id_column, source.patient_column, source.split_column}
+    taken = {id_column, source.patient_column, source.split_column, *source.keep}
     labels: list[Label] = []
     columns: dict[str, pd.Series] = {}
     others = frame.drop(columns=[name for name in taken if name in frame.columns])
@@ -229,14 +259,11 @@ def _label_columns(
         column = wanted if isinstance(wanted, LabelColumn) else _typed(frame, wanted)
         require_column(frame, column.name, "label table")
         for label, values in _read_column(frame[column.name], column, others):
-            if label.name in INDEX.names:
-                raise JoinError(
-                    f"The label {label.name!r} has the name of a column of the index; rename it in"
-                    " the table."
-                )
+            _refuse_taken(label.name, "label")
             labels.append(label)
             columns[label.name] = values.rename(label.name)
-    if not labels and source.patient_column is None and source.split_column is None:
+    other = source.patient_column or source.split_column or source.keep
+    if not labels and not other:
         raise JoinError(
             "No column of the label table holds 0 and 1 (or -1, u), so none is taken by itself;"
             f" name the label columns in columns. It has: {_told(frame)}"
@@ -380,6 +407,6 @@ def _refuse_text(classes: Sequence[str], column: LabelColumn) -> None:
     if len(classes) > _MOST_CLASSES or longest > _LONGEST_CLASS:
         raise JoinError(
             f"Column {column.name!r} of the label table looks like free text or ids:"
-            f" {len(classes)} values, up to {longest} characters; a label has at most"
-            f" {_MOST_CLASSES} classes of {_LONGEST_CLASS} characters."
+            f" {len(classes)} values, up to {longest} characters; a column may have at most"
+            f" {_MOST_CLASSES} values of {_LONGEST_CLASS} characters."
         )
