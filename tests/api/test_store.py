@@ -56,6 +56,13 @@ def test_store__without_settings_keeps_those_of_the_store(cohort):
     assert opened.read(0).shape == (20, 20)
 
 
+@pytest.mark.parametrize("workers", [0, -2])
+def test_store__needs_a_worker(cohort, workers):
+    with pytest.raises(ConfigError, match=f"workers must be >= 1, got {workers}"):
+        store(cohort, workers=workers)
+    assert not (cohort / "store").exists()
+
+
 def test_store__refuses_expressions_that_hold_for_nothing(cohort):
     with pytest.raises(DataError, match="No image of 20 fits"):
         store(cohort, where="modality == 'CT'", workers=1)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scoutview.api.index import open_cohort
-from scoutview.base.errors import DataError, RunError
+from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.base.randomness import SAMPLING, generator
 from scoutview.index.cohort import Cohort
 from scoutview.index.summary import render, summarise
@@ -58,7 +58,7 @@ def show(
         where: Expression over the cohort's columns.
         sheet: PNG to write a contact sheet to: images in radiological orientation with the default
             intensity policy of their modality, the middle slice of volumes; None writes none.
-        images: Images on the sheet, spread evenly over the modalities.
+        images: Images on the sheet, at least 1, spread evenly over the modalities.
         seed: Which images those are.
         private: Resolve the pseudonyms of the sheet's images on the owner's machine.
 
@@ -66,8 +66,11 @@ def show(
         Text, sheet, and with `private` the table of originals.
 
     Raises:
+        ConfigError: `images` is below 1.
         DataError: No image fits `where`, or none of the chosen can be read.
     """
+    if images < 1:
+        raise ConfigError(f"images must be >= 1, got {images}; for no sheet, leave sheet out.")
     chosen = open_cohort(cohort, where)
     opened = _opened(chosen)
     copies, told = _copies(chosen, opened)

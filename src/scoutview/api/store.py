@@ -38,6 +38,7 @@ def store(
         The store's folder, inside the cohort's.
 
     Raises:
+        ConfigError: `workers` is below 1.
         DataError: No image fits, the sources are gone, or `strict` met a problem.
         RunError: `verify` found damage.
     """

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from scoutview.base.config import Config
-from scoutview.base.errors import DataError, RunError
+from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.base.files import read_json, remove_partial
 from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar
@@ -105,9 +105,12 @@ def build_store(
         The opened store. Rows stand in the order of the cohort.
 
     Raises:
+        ConfigError: `workers` is below 1.
         DataError: The cohort has no images, or its private table lacks one.
         RunError: No worker process starts.
     """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be >= 1, got {workers}; leave it out for one per core.")
     config = config or StoreConfig()
     folder = Path(folder) if folder is not None else Path(cohort.folder) / FOLDER
     plan = Plan(cohort.table, _Items(cohort, config), config)
