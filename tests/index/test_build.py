@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -406,6 +407,22 @@ def test_build__splits_by_a_kept_column_whose_values_are_numbers(tmp_path):
             labels=(LabelTable(table=tmp_path / "t.csv"),),
             split=HoldOut(stratify=("year",)),
         )
+
+
+def test_build__a_table_that_does_not_fit_is_joined_as_the_error_says(tmp_path, capsys):
+    for series in range(3):
+        write_series(tmp_path / "s" / str(series), series, 2)
+    (tmp_path / "t.csv").write_text(
+        "who,file,ill\na,0/0000.dcm,0\nb,8/0008.dcm,1\nc,9/0009.dcm,1\n"
+    )
+    words = ("index", tmp_path / "s", "--out", tmp_path / "c", "--workers", 1)
+    assert scoutview(*words, "--labels", tmp_path / "t.csv") == 2
+    told = capsys.readouterr().err.replace("\n", " ")
+    found = re.search(r"--config FILE\), as (labels: \[.*?\]) \(instead of --labels\)", told)
+    assert found is not None, told
+    (tmp_path / "c.yaml").write_text(found[1].replace("...", str(tmp_path / "t.csv")))
+    assert scoutview(*words, "--config", tmp_path / "c.yaml") == 0
+    assert sorted(Cohort.open(tmp_path / "c").table["ill"].dropna()) == [0]
 
 
 def test_build__a_sources_split_that_crosses_patients_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from scoutview.base.errors import ConfigError, JoinError
 from scoutview.index import splits
 from scoutview.index.boxes import join_boxes
 from scoutview.index.config import ColumnSplit, HoldOut, IndexConfig, KFold, SourceSplit
-from scoutview.index.join import Keys, Match, unmatched_problem
+from scoutview.index.join import Keys, Match, unmatched_problem, written
 from scoutview.index.labelmaps import join_labelmaps
 from scoutview.index.labels import Label, from_source, join_labels
 from scoutview.index.parts import read_parts
@@ -198,8 +198,7 @@ def _require_kept(out: Attached, split: object) -> None:
         if name not in out.images.columns and name in ignored:
             raise ConfigError(
                 f"The split needs the column {name!r}, which a label table has but the index does"
-                f" not keep; name it in the settings of that table (--config or --set), as labels:"
-                f" [{{table: ..., keep: [{name}]}}]."
+                f" not keep; name it {written('label table', f'keep: [{name}]')}."
             )
 
 

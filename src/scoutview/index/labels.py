@@ -22,10 +22,13 @@ from scoutview.index.join import (
     read_table,
     refuse_conflicts,
     require_column,
+    written,
 )
 from scoutview.index.schema import INDEX
 
 _LOG = logging.getLogger(__name__)
+
+_WHAT: Final = "label table"
 
 Policy = Literal["ones", "zeros", "ignore"]
 """What an uncertain label counts as: present (U-Ones), absent (U-Zeros) or missing."""
@@ -174,13 +177,12 @@ def join_labels(source: LabelTable, keys: Keys) -> Joined:
     Raises:
         JoinError: No id matches, an image has two values, or a value is not known.
     """
-    what = "label table"
-    frame = read_table(source.table, what)
-    match = match_table(frame, keys, source.id_column, what)
+    frame = read_table(source.table, _WHAT)
+    match = match_table(frame, keys, source.id_column, _WHAT)
     labels, columns, ignored = _label_columns(frame, source, str(match.ids.name))
     kept = _kept_columns(frame, source, [str(match.ids.name), *columns])
     for values in (*(columns[name] for name in columns), *(kept[name] for name in kept)):
-        refuse_conflicts(match, values, frame, keys, what)
+        refuse_conflicts(match, values, frame, keys, _WHAT)
     once = match.pairs.drop_duplicates("image_id")
     images = once["image_id"].to_numpy()
     return Joined(
@@ -199,7 +201,7 @@ def _kept_columns(frame: pd.DataFrame, source: LabelTable, taken: Sequence[str])
     ids_and_labels = {*taken, source.patient_column, source.split_column}
     kept: dict[str, pd.Series] = {}
     for name in source.keep:
-        require_column(frame, name, "label table")
+        require_column(frame, name, _WHAT)
         if name in ids_and_labels:
             raise JoinError(
                 f"keep takes columns that are neither ids, splits nor labels, got {name!r} of the"
@@ -229,7 +231,7 @@ def _by_image(
 ) -> pd.Series | None:
     if column is None:
         return None
-    require_column(frame, column, "label table")
+    require_column(frame, column, _WHAT)
     values = frame[column].str.strip()
     if words is not None:
         values = values.str.lower()
@@ -240,7 +242,7 @@ def _by_image(
                 f" {strange.nunique()} other words."
             )
         values = values.map(words)
-    refuse_conflicts(match, values, frame, keys, "label table")
+    refuse_conflicts(match, values, frame, keys, _WHAT)
     once = match.pairs.drop_duplicates("image_id")
     return values.iloc[once["row"]].set_axis(once["image_id"].to_numpy())
 
@@ -257,7 +259,7 @@ def _label_columns(
     ignored = [str(name) for name in others.columns if name not in names]
     for wanted in chosen:
         column = wanted if isinstance(wanted, LabelColumn) else _typed(frame, wanted)
-        require_column(frame, column.name, "label table")
+        require_column(frame, column.name, _WHAT)
         for label, values in _read_column(frame[column.name], column, others):
             _refuse_taken(label.name, "label")
             labels.append(label)
@@ -266,7 +268,7 @@ def _label_columns(
     if not labels and not other:
         raise JoinError(
             "No column of the label table holds 0 and 1 (or -1, u), so none is taken by itself;"
-            f" name the label columns in columns. It has: {_told(frame)}"
+            f" name the label columns {written(_WHAT, 'columns: [...]')}. It has: {_told(frame)}"
         )
     if ignored and not source.columns:
         _LOG.warning("columns of the label table not taken as labels: %s", _told(others[ignored]))
@@ -321,7 +323,7 @@ def _is_binary(values: pd.Series) -> bool:
 
 
 def _typed(frame: pd.DataFrame, name: str) -> LabelColumn:
-    require_column(frame, name, "label table")
+    require_column(frame, name, _WHAT)
     return LabelColumn(name=name, kind="binary" if _is_binary(frame[name]) else "multiclass")
 
 
@@ -383,7 +385,7 @@ def _refuse_unknown(
         raise JoinError(
             f"Column {column.name!r} of the label table holds {len(strange)} unknown values, as"
             f" {shown}. Known: {', '.join(classes)}. Correct them, list them as classes, or"
-            " name the label columns without it in columns."
+            f" name the label columns without it {written(_WHAT, 'columns: [...]')}."
             f" {_nearest_label(fits, others.drop(columns=column.name, errors='ignore'))}"
         )
 
