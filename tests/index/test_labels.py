@@ -254,7 +254,7 @@ def test_keep__takes_categories_as_words_for_the_images(tmp_path, keys):
         ("person", "neither ids, splits nor labels, got 'person'"),
         ("note", "looks like free text or ids"),
         ("kind", "has the name of a column of the index"),
-        ("yaer", "Did you mean 'year'"),
+        ("years", "Did you mean 'year'"),
     ],
 )
 def test_keep__refuses_ids_labels_and_free_text(tmp_path, keys, keep, message):
