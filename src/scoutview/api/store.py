@@ -66,7 +66,7 @@ def _verify(opened: Store) -> None:
         raise RunError(
             f"{len(damaged)} stored images are not as they were written; their shards in"
             f" {opened.folder / 'shards'} are {names}. Remove these and run: scoutview store"
-            " COHORT, which decodes their images again; a copy of a store is copied again."
+            " COHORT, which decodes their images again; or copy a store that was passed on again."
         )
 
 
