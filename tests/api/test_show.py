@@ -155,6 +155,13 @@ def copied(tmp_path_factory):
     return index(folder / "set.npz", folder / "cohort", config=IndexConfig(workers=1))
 
 
+@pytest.mark.parametrize("images", [0, -3])
+def test_show__needs_an_image_for_the_sheet(cohort, tmp_path, images):
+    with pytest.raises(ConfigError, match=f"images must be >= 1, got {images}"):
+        show(cohort, sheet=tmp_path / "s.png", images=images)
+    assert not (tmp_path / "s.png").exists()
+
+
 def test_show__names_copies_as_transfer_does_once_they_are_stored(copied):
     before = show(copied)
     assert "copies       not looked for: there is no store yet" in before.text

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -75,6 +76,9 @@ def prepare_dicom(folder: Path) -> None:
     shutil.copy(ASSETS / "ct_head" / "ct_head_tilted.zip", folder / "scans")
     shutil.copytree(ASSETS / "dicom_zoo" / "files", folder / "scans" / "various")
     shutil.copytree(ASSETS / "radiographs", folder / "radiographs")
+    labels = pd.read_csv(ASSETS / "radiographs" / "labels.csv")
+    exams = labels[["image", "patient_id"]].assign(year=[2019, 2020, 2020, 2021])
+    exams.to_csv(folder / "exams.csv", index=False)
 
 
 PREPARED: dict[str, Callable[[Path], None]] = {

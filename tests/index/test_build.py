@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -10,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tests.command_line import scoutview
 from tests.index.dicoms import BROKEN, encoded, slice_bytes, write_many, write_series
 from tests.index.measured import FOLDER, WORKERS
 from tests.processes import kill_everywhere
 
-from scoutview.base.errors import DataError, LeakageError, RunError
+from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.index import records
 from scoutview.index.build import BUILDING, build_cohort
 from scoutview.index.cohort import Cohort
@@ -267,6 +269,67 @@ def test_build__strict_turns_problems_into_an_error_that_can_be_lifted(tmp_path,
         build(tmp_path / "s", tmp_path / "c", strict=True)
 
 
+@pytest.mark.parametrize("settings", [{}, {"strict": True}], ids=["empty", "strict"])
+def test_build__a_refused_source_keeps_the_finished_cohort(tmp_path, settings):
+    write_series(tmp_path / "s", 1, 2)
+    before = whole(build(tmp_path / "s", tmp_path / "c").folder)
+    (tmp_path / "bad").mkdir()
+    if settings:
+        write_series(tmp_path / "bad", 2, 2)
+        (tmp_path / "bad" / "cut").write_bytes(encoded()[:-100])
+    with pytest.raises(DataError, match=r"\.building/problems\.csv"):
+        build(tmp_path / "bad", tmp_path / "c", **settings)
+    assert whole(tmp_path / "c") == before
+    assert ("truncated" in (tmp_path / "c" / BUILDING / "problems.csv").read_text()) == bool(
+        settings
+    )
+
+
+def test_build__warns_of_labels_and_images_that_are_gone(tmp_path, caplog):
+    for series in range(3):
+        write_series(tmp_path / "s" / str(series), series, 2)
+    key = tmp_path / "key"
+    names = [f"{series}/0000.dcm" for series in range(3)]
+    pd.DataFrame({"file": names, "ill": [0, 1, 1], "late": [1, 0, 1]}).to_csv(
+        tmp_path / "labels.csv", index=False
+    )
+    labels = (LabelTable(table=tmp_path / "labels.csv"),)
+    first = build(tmp_path / "s", tmp_path / "c", labels=labels, key_file=key)
+    assert [label.name for label in first.labels] == ["ill", "late"]
+    build(tmp_path / "s", tmp_path / "c", labels=labels, key_file=key)
+    assert "gone" not in caplog.text
+    build(tmp_path / "s", tmp_path / "c", key_file=key)
+    assert "2 of 2 labels that the cohort had are gone" in caplog.text
+    assert "images that the cohort had" not in caplog.text
+    build(tmp_path / "s" / "1", tmp_path / "c", key_file=key)
+    assert "2 of 3 images that the cohort had are gone" in caplog.text
+    build(tmp_path / "s", tmp_path / "c", key_file=key)
+    assert caplog.text.count("gone") == 2, "more images lose none"
+
+
+def test_build__writes_damaged_tables_anew(tmp_path):
+    write_series(tmp_path / "s", 1, 2)
+    before = build(tmp_path / "s", tmp_path / "c").table
+    path = tmp_path / "c" / "index.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"index\.parquet is damaged .*run index again"):
+        _ = Cohort.open(tmp_path / "c").table
+    pd.testing.assert_frame_equal(build(tmp_path / "s", tmp_path / "c").table, before)
+
+
+def test_build__names_a_damaged_private_table_and_goes_on_without_it(tmp_path):
+    write_series(tmp_path / "s", 1, 2)
+    key = tmp_path / "key"
+    before = build(tmp_path / "s", tmp_path / "c", key_file=key).table
+    path = tmp_path / "c" / "private.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"private\.parquet is damaged .*remove it"):
+        build(tmp_path / "s", tmp_path / "c", key_file=key)
+    path.unlink()
+    after = build(tmp_path / "s", tmp_path / "c", key_file=key).table
+    pd.testing.assert_frame_equal(after, before)
+
+
 def test_build__refuses_a_folder_that_is_something_else(tmp_path):
     write_series(tmp_path / "s", 1, 2)
     (tmp_path / "c").mkdir()
@@ -318,6 +381,48 @@ def test_build__splits_by_fold_and_by_column(tmp_path):
     allowed = split.model_copy(update={"allow_patient_overlap": True})
     cohort = build(tmp_path / "s", tmp_path / "b", labels=labels, split=allowed)
     assert cohort.content["patients_in_several_parts"] == 3
+
+
+def test_build__splits_by_a_kept_column_whose_values_are_numbers(tmp_path):
+    for series in range(3):
+        write_series(tmp_path / "s" / str(series), series, 2)
+    (tmp_path / "t.csv").write_text(
+        "file,ill,year\n0/0000.dcm,0,2019\n1/0000.dcm,1,2020\n2/0000.dcm,1,2021\n"
+    )
+    (tmp_path / "c.yaml").write_text(
+        f"labels: [{{table: {tmp_path / 't.csv'}, keep: [year]}}]\n"
+        "split: {kind: column, column: year, train: [2019, 2020], test: [2021]}\n"
+    )
+    words = ("index", tmp_path / "s", "--out", tmp_path / "c", "--workers", 1)
+    assert scoutview(*words, "--config", tmp_path / "c.yaml") == 0
+    cohort = Cohort.open(tmp_path / "c")
+    pairs = dict(zip(cohort.table["year"], cohort.table["split"], strict=True))
+    assert pairs == {"2019": "train", "2020": "train", "2021": "test"}
+    assert [label.name for label in cohort.labels] == ["ill"]
+    assert len(cohort.where("year == '2020'")) == 1
+    with pytest.raises(ConfigError, match=r"'year', which .* keep: \[year\]"):
+        build(
+            tmp_path / "s",
+            tmp_path / "c",
+            labels=(LabelTable(table=tmp_path / "t.csv"),),
+            split=HoldOut(stratify=("year",)),
+        )
+
+
+def test_build__a_table_that_does_not_fit_is_joined_as_the_error_says(tmp_path, capsys):
+    for series in range(3):
+        write_series(tmp_path / "s" / str(series), series, 2)
+    (tmp_path / "t.csv").write_text(
+        "who,file,ill\na,0/0000.dcm,0\nb,8/0008.dcm,1\nc,9/0009.dcm,1\n"
+    )
+    words = ("index", tmp_path / "s", "--out", tmp_path / "c", "--workers", 1)
+    assert scoutview(*words, "--labels", tmp_path / "t.csv") == 2
+    told = capsys.readouterr().err.replace("\n", " ")
+    found = re.search(r"--config FILE\), as (labels: \[.*?\]) \(instead of --labels\)", told)
+    assert found is not None, told
+    (tmp_path / "c.yaml").write_text(found[1].replace("...", str(tmp_path / "t.csv")))
+    assert scoutview(*words, "--config", tmp_path / "c.yaml") == 0
+    assert sorted(Cohort.open(tmp_path / "c").table["ill"].dropna()) == [0]
 
 
 def test_build__a_sources_split_that_crosses_patients_is_refused(tmp_path):

@@ -233,3 +233,33 @@ def test_from_source__tells_binary_from_classes():
     )
     assert labels == [Label("sick", "binary"), Label("organ", "multiclass", ("2", "10"))]
     assert list(columns["organ"]) == ["2", "", "10"]
+
+
+def test_keep__takes_categories_as_words_for_the_images(tmp_path, keys):
+    text = "id,sick,year,site\n001,0,2019, A\n002,1,2019,na\n003,1,2020,\n"
+    joined = join_labels(table(tmp_path, text, keep=("year", "site")), keys)
+    assert [label.name for label in joined.labels] == ["sick"]
+    assert joined.kept.to_dict("list") == {"year": ["2019", "2019", "2020"], "site": ["A", "", ""]}
+    assert joined.kept.index.tolist() == ["i1", "i2", "i3"]
+    assert joined.ignored == []
+    alone = join_labels(table(tmp_path, "id,site\n001,A\n", keep=("site",)), keys)
+    assert (alone.labels, alone.kept["site"].tolist()) == ([], ["A"])
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ("id", "neither ids, splits nor labels, got 'id'"),
+        ("sick", "neither ids, splits nor labels, got 'sick'"),
+        ("person", "neither ids, splits nor labels, got 'person'"),
+        ("note", "looks like free text or ids"),
+        ("kind", "has the name of a column of the index"),
+        ("years", "Did you mean 'year'"),
+    ],
+)
+def test_keep__refuses_ids_labels_and_free_text(tmp_path, keys, keep, message):
+    long = "word " * 20
+    text = f"id,sick,person,year,kind,note\n001,0,a,1,x,{long}\n002,1,b,2,y,{long}\n"
+    settings = {"columns": ("sick",), "patient_column": "person", "keep": (keep,)}
+    with pytest.raises(JoinError, match=message):
+        join_labels(table(tmp_path, text, **settings), keys)

@@ -60,3 +60,5 @@ def test_walk__refuses_what_does_not_exist(tree, tmp_path):
         names(tmp_path / "nowhere")
     with pytest.raises(DataError, match="at least one"):
         names()
+    with pytest.raises(DataError, match="Source 2 of 2"):
+        names(tree, tmp_path / "nowhere")  # "nowhere" sorts before "top"

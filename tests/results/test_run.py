@@ -122,6 +122,14 @@ def test_predictions__come_back_equal(run):
     pd.testing.assert_frame_equal(run.predictions(), predictions(), check_dtype=False)
 
 
+def test_predictions__that_are_cut_short_are_named(run):
+    run.write_predictions(predictions())
+    path = run.path / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RunError, match=r"predictions\.parquet is damaged .*make the run again"):
+        run.predictions()
+
+
 def test_predictions__from_a_newer_schema_are_refused(run):
     run.write_predictions(predictions())
     path = run.path / "predictions.parquet"

@@ -357,3 +357,22 @@ def test_build_store__killed_in_the_second_shard_keeps_the_first(cohort, tmp_pat
     build_store(cohort, config, workers=1, folder=tmp_path / "store")
     assert finished.items() <= states(tmp_path / "store" / "shards").items()
     assert contents(tmp_path / "store") == contents(whole.folder)
+
+
+@pytest.mark.parametrize("codec", ["raw", "lz4"])
+@pytest.mark.parametrize("kept", [0, 100, None], ids=["empty", "short", "missing"])
+def test_read__of_a_shard_that_is_cut_short_says_what_to_do(cohort, codec, kept):
+    store = build_store(cohort, StoreConfig(codec=codec), workers=1)
+    expected = [store.read(row).copy() for row in range(len(store))]
+    path = store.folder / "shards" / f"{store.shards[0]}.bin"
+    if kept is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:kept])
+    store = Store.open(store.folder)
+    with pytest.raises(RunError, match=rf"{path.name} is .*remove it and run: scoutview store"):
+        store.read(len(store) - 1)
+    path.unlink(missing_ok=True)
+    again = build_store(cohort, StoreConfig(codec=codec), workers=1)
+    for row, pixels in enumerate(expected):
+        np.testing.assert_array_equal(again.read(row), pixels)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scoutview.api.index import open_cohort
-from scoutview.base.errors import DataError, RunError
+from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.base.randomness import SAMPLING, generator
 from scoutview.index.cohort import Cohort
 from scoutview.index.summary import render, summarise
@@ -58,7 +58,7 @@ def show(
         where: Expression over the cohort's columns.
         sheet: PNG to write a contact sheet to: images in radiological orientation with the default
             intensity policy of their modality, the middle slice of volumes; None writes none.
-        images: Images on the sheet, spread evenly over the modalities.
+        images: Images on the sheet, at least 1, spread evenly over the modalities.
         seed: Which images those are.
         private: Resolve the pseudonyms of the sheet's images on the owner's machine.
 
@@ -66,23 +66,41 @@ def show(
         Text, sheet, and with `private` the table of originals.
 
     Raises:
+        ConfigError: `images` is below 1.
         DataError: No image fits `where`, or none of the chosen can be read.
     """
+    if images < 1:
+        raise ConfigError(f"images must be >= 1, got {images}; for no sheet, leave sheet out.")
     chosen = open_cohort(cohort, where)
-    copies, told = _copies(chosen)
-    text = render(summarise(chosen)) + told
+    opened = _opened(chosen)
+    copies, told = _copies(chosen, opened)
+    text = render(summarise(chosen)) + _decoding(chosen, opened) + told
     rows = _sample(chosen.table, images, seed)
     written = None if sheet is None else _write_sheet(chosen, rows, Path(sheet))
     originals = chosen.originals(list(rows["image_id"])) if private else None
     return Shown(text, written, originals, copies)
 
 
-def _copies(cohort: Cohort) -> tuple[pd.DataFrame | None, str]:
+def _opened(cohort: Cohort) -> Store | None:
+    try:
+        return Store.open(cohort.folder)
+    except RunError:
+        return None
+
+
+def _decoding(cohort: Cohort, store: Store | None) -> str:
+    """Count the problems that only decoding finds, in a line of the summary."""
+    if store is None:
+        return ""
+    reasons = store.reasons(cohort.table["image_id"])
+    counted = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+    return f"{'decoding':<13}{f'problems {counted}' if counted else 'no problems'}\n"
+
+
+def _copies(cohort: Cohort, store: Store | None) -> tuple[pd.DataFrame | None, str]:
     """Look for images with the same pixels, and say what was found, in lines of the summary."""
     head = f"{'copies':<13}"
-    try:
-        store = Store.open(cohort.folder)
-    except RunError:
+    if store is None:
         return None, f"{head}not looked for: there is no store yet\n"
     if not store.has(cohort.table["image_id"]):
         return None, f"{head}not looked for: the store lacks some of these images\n"

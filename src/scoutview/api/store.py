@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from scoutview.api.index import open_cohort
-from scoutview.base.errors import DataError
+from scoutview.base.errors import DataError, RunError
 from scoutview.index.cohort import Cohort
 from scoutview.store.build import StoreConfig, build_store
 from scoutview.store.reader import FOLDER, MANIFEST, Store
@@ -19,6 +19,8 @@ def store(
     where: str | None = None,
     workers: int | None = None,
     retry: bool = False,
+    verify: bool = False,
+    strict: bool = False,
 ) -> Path:
     """Decode every image of a cohort once; what is stored already is not done again.
 
@@ -29,15 +31,53 @@ def store(
             that an earlier call chose.
         workers: Processes; one per core by default.
         retry: Try images again that could not be decoded before.
+        verify: Then read everything that is stored and compare it with its checksums.
+        strict: Any problem that decoding found is an error, once everything is written.
 
     Returns:
         The store's folder, inside the cohort's.
 
     Raises:
-        DataError: No image fits, or the sources are gone.
+        ConfigError: `workers` is below 1.
+        DataError: No image fits, the sources are gone, or `strict` met a problem.
+        RunError: `verify` found damage.
     """
     chosen, before = _with_stored(open_cohort(cohort, where))
-    return build_store(chosen, config or before, workers=workers, retry=retry).folder
+    if config is None and _passed_on(chosen):
+        opened = stored(chosen)
+    else:
+        opened = build_store(chosen, config or before, workers=workers, retry=retry)
+    if verify:
+        _verify(opened)
+    if strict:
+        _refuse_problems(opened)
+    return opened.folder
+
+
+def _passed_on(cohort: Cohort) -> bool:
+    """Say whether the cohort was passed on without the table that knows its sources."""
+    return not (cohort.folder / "private.parquet").is_file()
+
+
+def _verify(opened: Store) -> None:
+    damaged = opened.verify()
+    if damaged:
+        names = ", ".join(sorted({f"{damage.shard}.bin" for damage in damaged}))
+        raise RunError(
+            f"{len(damaged)} stored images are not as they were written; their shards in"
+            f" {opened.folder / 'shards'} are {names}. Remove these and run: scoutview store"
+            " COHORT, which decodes their images again; or copy a store that was passed on again."
+        )
+
+
+def _refuse_problems(opened: Store) -> None:
+    reasons = opened.reasons()
+    if reasons:
+        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        raise DataError(
+            f"strict allows no problems, but decoding found {counted}; they stand in"
+            f" {opened.folder / 'problems.csv'}. Correct them, or store without strict."
+        )
 
 
 def stored(cohort: Cohort, *, workers: int | None = None) -> Store:
@@ -50,7 +90,7 @@ def stored(cohort: Cohort, *, workers: int | None = None) -> Store:
         DataError: Images are missing in the store and the cohort does not know its sources.
     """
     there = (cohort.folder / FOLDER / MANIFEST).is_file()
-    if not (cohort.folder / "private.parquet").is_file():
+    if _passed_on(cohort):
         opened = Store.open(cohort.folder) if there else None
         if opened is None or not opened.has(cohort.table["image_id"]):
             raise DataError(

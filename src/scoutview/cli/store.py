@@ -14,6 +14,8 @@ def store(
     max_side: int | None = None,
     workers: int | None = None,
     retry: bool = False,
+    verify: bool = False,
+    strict: bool = False,
 ) -> None:
     """Decode a cohort's pixels once into shards. Can be killed and run again.
 
@@ -33,6 +35,10 @@ def store(
         Processes; one per core by default.
     retry
         Try images again that could not be decoded before.
+    verify
+        Then read everything that is stored and compare it with its checksums.
+    strict
+        Any problem that decoding found is an error, once everything is written.
     """
     from scoutview.api.store import store as run
     from scoutview.store.build import StoreConfig
@@ -46,9 +52,15 @@ def store(
         where=where,
         workers=workers,
         retry=retry,
+        verify=verify,
+        strict=strict,
     )
     opened = Store.open(folder)
     note(f"{len(opened) - opened.absent:,} images stored, {opened.absent:,} could not be decoded.")
-    if opened.absent:
-        note(f"Reasons: {folder / 'problems.csv'}")
+    reasons = opened.reasons()
+    if reasons:
+        counted = ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+        note(f"Problems: {counted}; see {folder / 'problems.csv'}")
+    if verify:
+        note(f"{len(opened) - opened.absent:,} images checked, all as they were written.")
     note(f"Store: {folder}")

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scoutview.base.errors import JoinError
+from scoutview.base.errors import ConfigError, JoinError
 from scoutview.index import splits
 from scoutview.index.boxes import join_boxes
 from scoutview.index.config import ColumnSplit, HoldOut, IndexConfig, KFold, SourceSplit
-from scoutview.index.join import Keys, Match, unmatched_problem
+from scoutview.index.join import Keys, Match, unmatched_problem, written
 from scoutview.index.labelmaps import join_labelmaps
 from scoutview.index.labels import Label, from_source, join_labels
 from scoutview.index.parts import read_parts
@@ -38,8 +38,10 @@ class Attached:
     """What is added to the rows of the index, in their order."""
 
     images: pd.DataFrame
-    """`image_id` and what is set here: patient_id, split, fold, labelmap, report, labels."""
+    """`image_id` and what is set here: patient_id, split, fold, labelmap, report, labels, kept."""
     labels: list[Label] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """Columns of label tables that are no labels."""
     assumed: dict[str, str | None] = field(default_factory=dict)
     """Words for `modality` and `body_part` where the file says nothing."""
     boxes: pd.DataFrame = field(default_factory=lambda: BOXES.empty_table().to_pandas())
@@ -114,6 +116,7 @@ def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> 
     for table in config.labels:
         joined = join_labels(table, keys)
         _add_labels(out, joined.labels, joined.columns)
+        _add_kept(out, joined.kept)
         if joined.patients is not None:
             _add_patients(out, joined.patients, key)
         if joined.splits is not None:
@@ -121,7 +124,8 @@ def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> 
             out.images["split"] = place.where(place.notna(), out.images["split"])
         out.problems += unmatched_problem(joined.match, "label table")
         _note_table(out, "label table", joined.match)
-        out.joins[-1] |= {"taken": list(joined.columns), "ignored": joined.ignored}
+        out.joins[-1] |= {"taken": list(joined.columns), "kept": list(joined.kept)}
+        out.joins[-1]["ignored"] = joined.ignored
     for boxes_source in config.boxes:
         boxes, problems, match = join_boxes(boxes_source, out.images, keys)
         out.boxes = pd.concat([out.boxes, boxes], ignore_index=True) if len(out.boxes) else boxes
@@ -151,6 +155,15 @@ def _add_labels(out: Attached, labels: list[Label], columns: pd.DataFrame) -> No
     out.labels += labels
 
 
+def _add_kept(out: Attached, kept: pd.DataFrame) -> None:
+    for name in map(str, kept.columns):
+        if name in out.images.columns:
+            raise JoinError(f"Two tables carry the column {name!r}; keep it of one of them.")
+        values = out.images["image_id"].map(kept[name])
+        out.images[name] = values.astype(object).where(values.notna(), "")
+        out.kept.append(name)
+
+
 def _add_patients(out: Attached, patients: pd.Series, key: bytes) -> None:
     patients = patients[patients != ""]
     pseudonyms = patients.map(lambda value: pseudonym(key, "patient", value))
@@ -178,8 +191,20 @@ def _note(out: Attached, what: str, kind: str, matched: int, rows: int) -> None:
         _LOG.warning("%d of %d entries of the %s match no image", rows - matched, rows, what)
 
 
+def _require_kept(out: Attached, split: object) -> None:
+    """Check that the columns of a split which only a label table has were kept."""
+    ignored = {name for join in out.joins for name in join.get("ignored", ())}
+    for name in _columns_of(split):
+        if name not in out.images.columns and name in ignored:
+            raise ConfigError(
+                f"The split needs the column {name!r}, which a label table has but the index does"
+                f" not keep; name it {written('label table', f'keep: [{name}]')}."
+            )
+
+
 def _split(out: Attached, config: IndexConfig) -> None:
     images, how = out.images, config.split
+    _require_kept(out, how)
     allow = False
     if isinstance(how, HoldOut):
         shares = {"train": 1 - how.val - how.test, "val": how.val, "test": how.test}

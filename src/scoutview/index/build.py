@@ -1,8 +1,9 @@
 """Build a cohort: walk, read headers in parallel, group into images, join, write.
 
 Nothing grows with the number of files but 8 bytes each and the ids that splits and joins need.
-`cohort.json` is removed first and written last, so a cohort without it is unfinished and is not
-opened; the next build goes on from the parts in `.building`.
+`cohort.json` is removed before the tables change and written last, so a cohort without it is
+unfinished and is not opened; the next build goes on from the parts in `.building`. A build that is
+refused changes no table: the cohort that was there stays.
 """
 
 import logging
@@ -23,11 +24,13 @@ from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError, RunError
 from scoutview.base.files import remove_partial
+from scoutview.base.tables import is_whole
 from scoutview.index.attach import Attached, attach
-from scoutview.index.cohort import Cohort
+from scoutview.index.cohort import PRIVATE_LOST, Cohort
 from scoutview.index.config import IndexConfig
 from scoutview.index.finish import write, write_problems
 from scoutview.index.lock import alone
+from scoutview.index.losses import warn_of_losses
 from scoutview.index.parts import part_path, part_writer, read_part
 from scoutview.index.privacy import key_from_file, new_key, pseudonym, write_key
 from scoutview.index.scan import GroupJob, ScanJob, group, scan
@@ -111,15 +114,16 @@ def _build(
     buckets = _spill(work, previous, seen)
     stems = sorted(workers.map(group, (GroupJob(bucket, key) for bucket in buckets)))
     if not any(len(read_part(part_path(stem, "index"))) for stem in stems):
-        (out / "cohort.json").unlink(missing_ok=True)
-        write_problems(out, stems, [])
+        beside = _beside(out)
+        write_problems(beside, stems, [])
         raise DataError(
-            f"The sources hold {len(seen)} files but no image that can be read; see problems.csv in"
-            " the cohort folder, and check the path."
+            f"The sources hold {len(seen)} files but no image that can be read; see"
+            f" {beside / 'problems.csv'}, and check the path."
         )
     attached = attach(stems, config, key)
     if config.strict:
         _refuse_problems(out, stems, attached)
+    warn_of_losses(out, attached, key)
     names = config.labelmaps.names if config.labelmaps else {}
     write(out, stems, attached, key, state, files=len(seen), names=names)
     shutil.rmtree(work)
@@ -129,7 +133,7 @@ def _build(
 def _refuse_known_problems(out: Path, config: IndexConfig) -> None:
     problems = Cohort.open(out).content["counts"]["problems"]
     if config.strict and problems:
-        raise _too_many(problems)
+        raise _too_many(problems, out)
 
 
 def _refuse_others(out: Path) -> None:
@@ -165,6 +169,8 @@ def _private_metadata(out: Path) -> dict[str, Any]:
     path = out / "private.parquet"
     if not path.exists():
         return {}
+    if not is_whole(path):
+        raise RunError(f"{path} is damaged (not a whole Parquet file); {PRIVATE_LOST}.")
     metadata = pq.read_schema(path).metadata or {}
     return {"key": bytes.fromhex(metadata[b"key"].decode()), "state": metadata[b"state"].decode()}
 
@@ -200,8 +206,10 @@ def _side_files(config: IndexConfig) -> list[Path]:
 
 
 def _is_current(out: Path, state: str) -> bool:
-    """Say whether the cohort was finished from the same sources, settings and tables."""
-    return (out / "cohort.json").is_file() and _private_metadata(out).get("state") == state
+    """Say whether the cohort was finished from the same sources, settings, tables, and is whole."""
+    tables = ("index.parquet", "boxes.parquet", "reports.parquet")
+    finished = (out / "cohort.json").is_file() and all(is_whole(out / name) for name in tables)
+    return finished and _private_metadata(out).get("state") == state
 
 
 def _read_signatures(path: Path) -> Signatures:
@@ -338,16 +346,20 @@ def _bucket(groups: Signatures, number: int) -> NDArray[np.int64]:
 
 
 def _refuse_problems(out: Path, stems: Sequence[Path], attached: Attached) -> None:
-    # Without cohort.json an older cohort is not opened beside the new list of problems.
-    (out / "cohort.json").unlink(missing_ok=True)
-    reasons = write_problems(out, stems, attached.problems)
+    beside = _beside(out)
+    reasons = write_problems(beside, stems, attached.problems)
     if reasons:
-        raise _too_many(reasons)
+        raise _too_many(reasons, beside)
 
 
-def _too_many(reasons: Mapping[str, int]) -> DataError:
+def _beside(out: Path) -> Path:
+    """Return where a refused build lists its problems: a finished cohort keeps its own list."""
+    return out / BUILDING if (out / "cohort.json").is_file() else out
+
+
+def _too_many(reasons: Mapping[str, int], folder: Path) -> DataError:
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     return DataError(
-        f"strict allows no problems, but there are {counted}; they stand in problems.csv of the"
-        " cohort folder. Correct them, or index without strict."
+        f"strict allows no problems, but there are {counted}; they stand in"
+        f" {folder / 'problems.csv'}. Correct them, or index without strict."
     )

@@ -4,14 +4,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from scoutview.base.errors import DataError, RunError, unknown
 from scoutview.base.files import read_json
+from scoutview.base.tables import read_parquet
 from scoutview.index.labels import Label
 from scoutview.index.privacy import image_key
 from scoutview.index.schema import COHORT, VERSION, upgraded
@@ -19,6 +19,15 @@ from scoutview.index.select import mask
 from scoutview.pixels.headers import Locator
 
 PARTS = ("train", "val", "test", "")
+
+INDEX_AGAIN: Final = "run index again with the same sources, which writes it anew"
+"""What to do about a damaged table."""
+
+PRIVATE_LOST: Final = (
+    "restore it, or remove it and index the sources again, which changes all pseudonyms unless the"
+    " cohort was made with a key file"
+)
+"""What to do about a damaged `private.parquet`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Cohort:
     @functools.cached_property
     def table(self) -> pd.DataFrame:
         """One row per image or volume; see `schema.INDEX`, then one column per label."""
-        stored = pq.read_table(self.folder / "index.parquet")
+        stored = read_parquet(self.folder / "index.parquet", remedy=INDEX_AGAIN)
         whole = cast(pd.DataFrame, upgraded(stored, self.content["schema_version"]).to_pandas())
         return whole if self._rows is None else whole.iloc[self._rows].reset_index(drop=True)
 
@@ -105,7 +114,7 @@ class Cohort:
         return self._of_these("reports.parquet")
 
     def _of_these(self, name: str) -> pd.DataFrame:
-        whole = cast(pd.DataFrame, pq.read_table(self.folder / name).to_pandas())
+        whole = cast(pd.DataFrame, read_parquet(self.folder / name, remedy=INDEX_AGAIN).to_pandas())
         if self._rows is None:
             return whole
         return whole[whole["image_id"].isin(self.table["image_id"])].reset_index(drop=True)
@@ -205,7 +214,8 @@ class Cohort:
                 "The cohort has no private.parquet, so its files cannot be found; work with its"
                 " store, or index the sources again."
             )
-        return cast(pd.DataFrame, pq.read_table(path, columns=columns).to_pandas())
+        table = read_parquet(path, remedy=PRIVATE_LOST, columns=columns)
+        return cast(pd.DataFrame, table.to_pandas())
 
     def _at(self, places: _Places, image_id: str) -> list[Locator]:
         try:

@@ -4,12 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from scoutview.base.config import Config
 from scoutview.pixels import vocabulary
 
 BoxFormat = Literal["csv", "coco", "yolo", "voc"]
+
+
+def _as_text(value: object) -> object:
+    """Take a number as it stands in a table: YAML reads a year as one."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+Word = Annotated[str, BeforeValidator(_as_text)]
+"""A value of a table's column; numbers count as text."""
 
 
 class LabelColumn(Config):
@@ -19,7 +29,7 @@ class LabelColumn(Config):
     """Column in the table."""
     kind: Literal["binary", "multiclass", "multilabel"] = "multiclass"
     """"multilabel" splits a cell such as "Nodule|Mass" into one binary label per finding."""
-    classes: tuple[str, ...] = ()
+    classes: tuple[Word, ...] = ()
     """The values that may occur; empty takes those that do."""
     separator: str = "|"
     """Between the findings of one cell, for "multilabel"."""
@@ -36,6 +46,9 @@ class LabelTable(Config):
     """Column with ids of images, series, studies or patients; None takes the best match."""
     columns: tuple[str | LabelColumn, ...] = ()
     """Label columns; empty takes those of 0, 1, missing and uncertain (-1, u) that vary."""
+    keep: tuple[str, ...] = ()
+    """Columns of categories that are no labels, as a site or a year: kept as they are in the index,
+    to split, stratify and choose by. Name none whose values must not be shared."""
     patient_column: str | None = None
     """Column with patient ids, for files that carry none."""
     split_column: str | None = None
@@ -121,14 +134,14 @@ class KFold(Config):
 
 
 class ColumnSplit(Config):
-    """The parts are named by the values of a column of the index, as a site or a year."""
+    """The parts are named by the values of a column of the index, or of a label table's `keep`."""
 
     kind: Literal["column"] = "column"
     column: str
-    train: tuple[str, ...] = ()
+    train: tuple[Word, ...] = ()
     """Values that go to train."""
-    val: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    val: tuple[Word, ...] = ()
+    test: tuple[Word, ...] = ()
     allow_patient_overlap: bool = False
     """Accept patients that stand in more than one part; results will say so."""
 

@@ -124,9 +124,12 @@ def _write_index(out: Path, stems: Sequence[Path], attached: Attached) -> None:
     schema = INDEX
     for label in attached.labels:
         schema = schema.append(_label_field(label))
+    for name in attached.kept:
+        schema = schema.append(pa.field(name, pa.string()))
+    names = [*_SET_LATE, *schema.names[len(INDEX) :]]
     late = pa.Table.from_pandas(
-        attached.images[[*_SET_LATE, *(label.name for label in attached.labels)]],
-        schema=pa.schema([schema.field(n) for n in [*_SET_LATE, *schema.names[len(INDEX) :]]]),
+        attached.images[names],
+        schema=pa.schema([schema.field(name) for name in names]),
         preserve_index=False,
     )
     with (
@@ -178,6 +181,7 @@ def _content(attached: Attached, key: bytes) -> dict[str, Any]:
             "labelmaps": len(attached.private),
         },
         "labels": [label.to_json() for label in attached.labels],
+        "kept": attached.kept,
         "joins": attached.joins,
         "patients_in_several_parts": attached.overlap,
         "key_fingerprint": fingerprint(key),

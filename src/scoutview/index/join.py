@@ -26,6 +26,24 @@ KINDS: Final = ("path", "name", "stem", "image", "series", "study", "patient")
 """What an id can be, the most specific first: path below its source, name, stem, DICOM ids."""
 
 
+_SETTINGS: Final = {
+    "label table": "labels: [{{table: ..., {}}}] (instead of --labels)",
+    "box table": "boxes: [{{path: ..., format: csv, {}}}]",
+    "report table": "reports: {{path: ..., {}}}",
+}
+"""Where a setting of a table is written, by what the table is."""
+
+
+def written(what: str, setting: str) -> str:
+    """Say how a setting of a table is written.
+
+    Args:
+        what: What the table is, as "label table".
+        setting: The setting and its value, as "id_column: name".
+    """
+    return f"in a settings file (--config FILE), as {_SETTINGS[what].format(setting)}"
+
+
 def bare_stem(name: str) -> str:
     """Return a file name without folders and endings: `a/b.nii.gz` becomes `b`."""
     last = PurePosixPath(name.replace("\\", "/")).name
@@ -218,7 +236,7 @@ def _scores(frame: pd.DataFrame, keys: Keys) -> dict[str, float]:
 
 
 def _no_match(frame: pd.DataFrame, keys: Keys, id_column: str | None, what: str) -> JoinError:
-    hint = _nearest(frame, keys, id_column)
+    hint = _nearest(frame, keys, id_column, what)
     hint = hint or "No column matches any id; check that table and images belong together."
     tried = f"column {id_column!r}" if id_column else "any column"
     shown = _examples(frame[id_column or frame.columns[0]])
@@ -229,14 +247,17 @@ def _no_match(frame: pd.DataFrame, keys: Keys, id_column: str | None, what: str)
     )
 
 
-def _nearest(frame: pd.DataFrame, keys: Keys, without: str | None) -> str:
+def _nearest(frame: pd.DataFrame, keys: Keys, without: str | None, what: str) -> str:
     """Name the column whose ids fit the cohort best besides one, "" if none fits at all."""
     scores = {column: share for column, share in _scores(frame, keys).items() if share > 0}
     scores.pop(without or "", None)
     if not scores:
         return ""
     near = max(scores, key=lambda column: scores[column])
-    return f"Column {near!r} comes nearest ({scores[near]:.0%}); name it as id_column."
+    return (
+        f"Column {near!r} comes nearest ({scores[near]:.0%}); name it as id_column"
+        f" {written(what, f'id_column: {near}')}."
+    )
 
 
 def _refuse_ambiguous(found: Match, what: str) -> None:
@@ -292,7 +313,7 @@ def refuse_conflicts(
     wrong = table[table["image_id"].isin(counts[counts > 1].index)]
     if len(wrong):
         shown = ", ".join(_examples(match.ids.iloc[wrong["row"]]))
-        hint = _nearest(frame, keys, str(match.ids.name)) or "No other column matches any id."
+        hint = _nearest(frame, keys, str(match.ids.name), what) or "No other column matches any id."
         raise JoinError(
             f"{int((counts > 1).sum())} images stand more than once in the {what} with different"
             f" values of {str(values.name)!r}, as {shown}; keep one row per image. {hint}"

@@ -22,10 +22,13 @@ from scoutview.index.join import (
     read_table,
     refuse_conflicts,
     require_column,
+    written,
 )
 from scoutview.index.schema import INDEX
 
 _LOG = logging.getLogger(__name__)
+
+_WHAT: Final = "label table"
 
 Policy = Literal["ones", "zeros", "ignore"]
 """What an uncertain label counts as: present (U-Ones), absent (U-Zeros) or missing."""
@@ -84,6 +87,8 @@ class Joined:
     patients: pd.Series | None
     """Original patient id per image, if the table has one."""
     match: Match
+    kept: pd.DataFrame
+    """The columns of `keep` as words, "" where missing, index as `columns`."""
     ignored: list[str]
     """Columns that were not taken."""
 
@@ -172,22 +177,49 @@ def join_labels(source: LabelTable, keys: Keys) -> Joined:
     Raises:
         JoinError: No id matches, an image has two values, or a value is not known.
     """
-    what = "label table"
-    frame = read_table(source.table, what)
-    match = match_table(frame, keys, source.id_column, what)
+    frame = read_table(source.table, _WHAT)
+    match = match_table(frame, keys, source.id_column, _WHAT)
     labels, columns, ignored = _label_columns(frame, source, str(match.ids.name))
-    for name in columns:
-        refuse_conflicts(match, columns[name], frame, keys, what)
+    kept = _kept_columns(frame, source, [str(match.ids.name), *columns])
+    for values in (*(columns[name] for name in columns), *(kept[name] for name in kept)):
+        refuse_conflicts(match, values, frame, keys, _WHAT)
     once = match.pairs.drop_duplicates("image_id")
-    joined = columns.iloc[once["row"]].set_axis(once["image_id"].to_numpy(), axis=0)
+    images = once["image_id"].to_numpy()
     return Joined(
         labels=labels,
-        columns=joined,
+        columns=columns.iloc[once["row"]].set_axis(images, axis=0),
+        kept=kept.iloc[once["row"]].set_axis(images, axis=0),
         splits=_by_image(frame, source.split_column, match, keys, _SPLITS),
         patients=_by_image(frame, source.patient_column, match, keys, None),
         match=match,
         ignored=ignored,
     )
+
+
+def _kept_columns(frame: pd.DataFrame, source: LabelTable, taken: Sequence[str]) -> pd.DataFrame:
+    """Read the columns of `keep`; only categories pass, as the index may be shared."""
+    ids_and_labels = {*taken, source.patient_column, source.split_column}
+    kept: dict[str, pd.Series] = {}
+    for name in source.keep:
+        require_column(frame, name, _WHAT)
+        if name in ids_and_labels:
+            raise JoinError(
+                f"keep takes columns that are neither ids, splits nor labels, got {name!r} of the"
+                " label table; remove it from keep."
+            )
+        _refuse_taken(name, "column to keep")
+        values = frame[name].str.strip()
+        values = values.where(~values.str.lower().isin(["nan", "na", "n/a"]), "")
+        _refuse_text(tuple(set(values) - {""}), LabelColumn(name=name))
+        kept[name] = values
+    return pd.DataFrame(kept, index=frame.index)
+
+
+def _refuse_taken(name: str, what: str) -> None:
+    if name in INDEX.names:
+        raise JoinError(
+            f"The {what} {name!r} has the name of a column of the index; rename it in the table."
+        )
 
 
 def _by_image(
@@ -199,7 +231,7 @@ def _by_image(
 ) -> pd.Series | None:
     if column is None:
         return None
-    require_column(frame, column, "label table")
+    require_column(frame, column, _WHAT)
     values = frame[column].str.strip()
     if words is not None:
         values = values.str.lower()
@@ -210,7 +242,7 @@ def _by_image(
                 f" {strange.nunique()} other words."
             )
         values = values.map(words)
-    refuse_conflicts(match, values, frame, keys, "label table")
+    refuse_conflicts(match, values, frame, keys, _WHAT)
     once = match.pairs.drop_duplicates("image_id")
     return values.iloc[once["row"]].set_axis(once["image_id"].to_numpy())
 
@@ -218,7 +250,7 @@ def _by_image(
 def _label_columns(
     frame: pd.DataFrame, source: LabelTable, id_column: str
 ) -> tuple[list[Label], pd.DataFrame, list[str]]:
-    taken = {id_column, source.patient_column, source.split_column}
+    taken = {id_column, source.patient_column, source.split_column, *source.keep}
     labels: list[Label] = []
     columns: dict[str, pd.Series] = {}
     others = frame.drop(columns=[name for name in taken if name in frame.columns])
@@ -227,19 +259,16 @@ def _label_columns(
     ignored = [str(name) for name in others.columns if name not in names]
     for wanted in chosen:
         column = wanted if isinstance(wanted, LabelColumn) else _typed(frame, wanted)
-        require_column(frame, column.name, "label table")
+        require_column(frame, column.name, _WHAT)
         for label, values in _read_column(frame[column.name], column, others):
-            if label.name in INDEX.names:
-                raise JoinError(
-                    f"The label {label.name!r} has the name of a column of the index; rename it in"
-                    " the table."
-                )
+            _refuse_taken(label.name, "label")
             labels.append(label)
             columns[label.name] = values.rename(label.name)
-    if not labels and source.patient_column is None and source.split_column is None:
+    other = source.patient_column or source.split_column or source.keep
+    if not labels and not other:
         raise JoinError(
             "No column of the label table holds 0 and 1 (or -1, u), so none is taken by itself;"
-            f" name the label columns in columns. It has: {_told(frame)}"
+            f" name the label columns {written(_WHAT, 'columns: [...]')}. It has: {_told(frame)}"
         )
     if ignored and not source.columns:
         _LOG.warning("columns of the label table not taken as labels: %s", _told(others[ignored]))
@@ -294,7 +323,7 @@ def _is_binary(values: pd.Series) -> bool:
 
 
 def _typed(frame: pd.DataFrame, name: str) -> LabelColumn:
-    require_column(frame, name, "label table")
+    require_column(frame, name, _WHAT)
     return LabelColumn(name=name, kind="binary" if _is_binary(frame[name]) else "multiclass")
 
 
@@ -356,7 +385,7 @@ def _refuse_unknown(
         raise JoinError(
             f"Column {column.name!r} of the label table holds {len(strange)} unknown values, as"
             f" {shown}. Known: {', '.join(classes)}. Correct them, list them as classes, or"
-            " name the label columns without it in columns."
+            f" name the label columns without it {written(_WHAT, 'columns: [...]')}."
             f" {_nearest_label(fits, others.drop(columns=column.name, errors='ignore'))}"
         )
 
@@ -380,6 +409,6 @@ def _refuse_text(classes: Sequence[str], column: LabelColumn) -> None:
     if len(classes) > _MOST_CLASSES or longest > _LONGEST_CLASS:
         raise JoinError(
             f"Column {column.name!r} of the label table looks like free text or ids:"
-            f" {len(classes)} values, up to {longest} characters; a label has at most"
-            f" {_MOST_CLASSES} classes of {_LONGEST_CLASS} characters."
+            f" {len(classes)} values, up to {longest} characters; a column may have at most"
+            f" {_MOST_CLASSES} values of {_LONGEST_CLASS} characters."
         )

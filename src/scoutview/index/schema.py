@@ -69,7 +69,7 @@ INDEX: Final = pa.schema(
         ("report", pa.bool_()),
     ]
 )
-"""One row per image or volume; one column per label follows."""
+"""One row per image or volume; one column per label follows, then those that `keep` names."""
 
 PRIVATE: Final = pa.schema(
     [

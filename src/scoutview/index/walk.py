@@ -48,13 +48,13 @@ def walk(sources: Sequence[Path], skip: Collection[Path] = ()) -> Iterator[SeenF
 
 
 def _roots(sources: Sequence[Path]) -> dict[Path, str]:
-    absolute = sorted({Path(os.path.abspath(source)) for source in sources})
-    if not absolute:
+    if not sources:
         raise DataError("index needs at least one file or folder, got none.")
-    roots: dict[Path, str] = {}
-    for number, source in enumerate(absolute, 1):
+    for number, source in enumerate(sources, 1):  # as they were given, before they are sorted
         if not source.exists():
-            raise DataError(f"Source {number} of {len(absolute)} does not exist; check its path.")
+            raise DataError(f"Source {number} of {len(sources)} does not exist; check its path.")
+    roots: dict[Path, str] = {}
+    for source in sorted({Path(os.path.abspath(source)) for source in sources}):
         if any(parent in roots for parent in source.parents):
             continue
         label, copy = source.name, 2

@@ -27,6 +27,7 @@ from scoutview.base.files import (
     write_json,
     write_text,
 )
+from scoutview.base.tables import read_parquet
 from scoutview.results.schema import VERSIONS, read_versioned
 
 logger = logging.getLogger(__name__)
@@ -396,7 +397,7 @@ def _schema(columns: Mapping[str, str], name: str) -> pa.Schema:
 def _read_table(path: Path, name: str) -> pa.Table:
     if not path.is_file():
         raise RunError(f"{path} does not exist; expected a table of {name} there.")
-    table = pq.read_table(path)
+    table = read_parquet(path, remedy="restore it, or make the run again in a new folder")
     metadata = table.schema.metadata or {}
     found = metadata.get(b"schema", b"?").decode()
     if found != name:

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
 from scoutview.base.config import Config
-from scoutview.base.errors import DataError, RunError
+from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.base.files import read_json, remove_partial
 from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar
+from scoutview.base.tables import read_parquet
 from scoutview.pixels.headers import Locator
 from scoutview.store import rows, shards
 from scoutview.store.jobs import Item, Job
@@ -105,9 +105,12 @@ def build_store(
         The opened store. Rows stand in the order of the cohort.
 
     Raises:
+        ConfigError: `workers` is below 1.
         DataError: The cohort has no images, or its private table lacks one.
         RunError: No worker process starts.
     """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be >= 1, got {workers}; leave it out for one per core.")
     config = config or StoreConfig()
     folder = Path(folder) if folder is not None else Path(cohort.folder) / FOLDER
     plan = Plan(cohort.table, _Items(cohort, config), config)
@@ -124,14 +127,20 @@ def build_store(
         _write_shards(pieces, place, config, shown)
     write_tables(folder, plan.table, plan.items.entries, config, plan.digest)
     store = Store.open(folder)
-    if store.absent:
+    _tell_problems(store)
+    return store
+
+
+def _tell_problems(store: Store) -> None:
+    problems = sum(store.reasons().values())
+    if problems:
         logger.warning(
-            "store: %d of %d images could not be decoded; see %s",
+            "store: %d of %d images could not be decoded, %d were stored with a flaw; see %s",
             store.absent,
             len(store),
-            folder / "problems.csv",
+            problems - store.absent,
+            store.folder / "problems.csv",
         )
-    return store
 
 
 def _is_current(folder: Path, plan: Plan, retry: bool) -> bool:
@@ -150,7 +159,8 @@ def _is_current(folder: Path, plan: Plan, retry: bool) -> bool:
 def _stored_entries(place: Path, retry: bool) -> NDArray[np.uint64]:
     found = []
     for name in shards.finished(place):
-        lines = pq.read_table(place / f"{name}.parquet", columns=["entry", "length"])
+        path = place / f"{name}.parquet"
+        lines = read_parquet(path, remedy=shards.LOST, columns=["entry", "length"])
         whole = lines["length"].to_numpy() > 0
         found.append(lines["entry"].to_numpy()[whole | (not retry)])
     return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.uint64)
@@ -233,7 +243,9 @@ class _Items:
 def _private_files(folder: Path) -> pd.DataFrame:
     """Files of all images, sorted by image and, inside a volume, by slice."""
     columns = ["image_id", "order", "path", "member", "item", "size", "mtime_ns", "status"]
-    files = pq.read_table(folder / "private.parquet", columns=columns).to_pandas()
+    remedy = "restore it, or remove it and index the sources again"
+    table = read_parquet(folder / "private.parquet", remedy=remedy, columns=columns)
+    files = table.to_pandas()
     files = files[files["status"] == "image"]
     ranked: pd.DataFrame = files.sort_values(["image_id", "order"], kind="stable")
     return ranked.reset_index(drop=True)

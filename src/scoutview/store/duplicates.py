@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scoutview.base.files import atomic_writer
+from scoutview.base.tables import is_whole
 from scoutview.store import rows
 from scoutview.store.hashes import MARGIN, SIDE, shifted_hashes
 from scoutview.store.reader import Store
@@ -68,7 +69,7 @@ def known_duplicates(store: Store, cohort: "Cohort") -> pd.DataFrame:
         As `find_duplicates`.
     """
     kept = store.folder / f"duplicates-{_Part.of(store, cohort).digest}.parquet"
-    if kept.is_file():
+    if is_whole(kept):
         found: pd.DataFrame = pq.read_table(kept, schema=_SCHEMA).to_pandas()
         return found
     table = pa.Table.from_pandas(

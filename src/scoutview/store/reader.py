@@ -2,6 +2,7 @@
 
 import csv
 import mmap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +11,16 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError, RunError
 from scoutview.base.files import read_json
+from scoutview.base.tables import read_parquet
 from scoutview.store import rows
 from scoutview.store.codec import decode
 from scoutview.store.hashes import SIDE, crc32
 from scoutview.store.rows import Record, RowTable
-from scoutview.store.shards import address
+from scoutview.store.shards import LOST, address
 
 FOLDER: Final = "store"
 MANIFEST: Final = "store.json"
@@ -148,16 +149,27 @@ class Store:
             raise DataError(
                 "The store has no pixels of this image; problems.csv of the store says why."
             )
-        return decode(self._map(record.shard), record, window)
+        mapped = self._map(record.shard)
+        if record.offset + record.length > len(mapped):
+            raise self._cut_short(record.shard)
+        return decode(mapped, record, window)
 
     def _map(self, number: int) -> mmap.mmap:
         mapped = self._maps.get(number)
         if mapped is None:
             # Two threads may both map a shard; the second replaces the first, which is harmless.
-            with self._shard(number, ".bin").open("rb") as file:
+            path = self._shard(number, ".bin")
+            if not path.is_file() or not path.stat().st_size:
+                raise self._cut_short(number)
+            with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._maps[number] = mapped
         return mapped
+
+    def _cut_short(self, number: int) -> RunError:
+        path = self._shard(number, ".bin")
+        state = f"is cut short ({path.stat().st_size} bytes)" if path.is_file() else "is missing"
+        return RunError(f"Shard {path} {state}; {LOST}.")
 
     def _shard(self, number: int, suffix: str) -> Path:
         return self.folder / "shards" / f"{self.shards[number]}{suffix}"
@@ -184,13 +196,26 @@ class Store:
 
     def hashes(self) -> pd.DataFrame:
         """Columns `image_id`, `content_hash` and `perceptual_hash`, one line per row."""
-        hashes: pd.DataFrame = pq.read_table(self.folder / "hashes.parquet").to_pandas()
+        remedy = "remove store.json beside it and run: scoutview store COHORT"
+        hashes: pd.DataFrame = read_parquet(
+            self.folder / "hashes.parquet", remedy=remedy
+        ).to_pandas()
         return hashes
 
     def problems(self) -> list[dict[str, str]]:
         """Images that could not be stored, or only with a flaw, as in `problems.csv`."""
         with (self.folder / "problems.csv").open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
+
+    def reasons(self, image_ids: Iterable[str] | None = None) -> dict[str, int]:
+        """Count problems by reason.
+
+        Args:
+            image_ids: Only those of these images; None takes all.
+        """
+        chosen = None if image_ids is None else set(image_ids)
+        told = [row for row in self.problems() if chosen is None or row["image_id"] in chosen]
+        return dict(sorted(Counter(row["reason"] for row in told).items()))
 
     def complete(self) -> bool:
         """Whether every shard is there; a look at names only."""
@@ -207,17 +232,18 @@ class Store:
             Damaged images; empty if all is well.
 
         Raises:
-            RunError: A shard is missing, cut short or its table is not the one it was named for.
+            RunError: A shard is missing, or its table is not the one it was named for.
         """
         damaged: list[Damage] = []
         for number, name in enumerate(self.shards):
             for suffix in (".bin", ".parquet"):
                 if not self._shard(number, suffix).is_file():
-                    raise RunError(f"Shard {name}{suffix} is missing; build the store again.")
+                    raise RunError(f"Shard {name}{suffix} is missing; run: scoutview store COHORT.")
             columns = ["entry", "image_id", "offset", "length", "crc", "content_hash"]
-            lines = pq.read_table(self._shard(number, ".parquet"), columns=columns).to_pylist()
+            path = self._shard(number, ".parquet")
+            lines = read_parquet(path, remedy=LOST, columns=columns).to_pylist()
             if address(lines) != name:
-                raise RunError(f"Shard {name}: its table is damaged; remove it and build again.")
+                raise RunError(f"Shard {path}: its table is damaged; {LOST}.")
             damaged += self._damage(number, lines)
         return damaged
 

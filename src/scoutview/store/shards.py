@@ -49,6 +49,10 @@ ENTRIES: Final = pa.schema(
 """One line per image of a shard; length 0 means that `reason` kept its pixels out."""
 
 
+LOST: Final = "remove it and run: scoutview store COHORT"
+"""What to do about a damaged file of a shard: its images are decoded again."""
+
+
 @dataclass
 class Piece:
     """Some images, ready to be written: their bytes and their lines with offsets from 0."""

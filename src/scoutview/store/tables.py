@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError
 from scoutview.base.files import atomic_writer, sync_folder, write_json
+from scoutview.base.tables import read_parquet
 from scoutview.store import rows, shards
 from scoutview.store.hashes import SIDE
 from scoutview.store.reader import MANIFEST, SCHEMA, VERSION
@@ -138,7 +139,8 @@ def _fill(
         _reserve(levels, len(table) * _LEVEL_BYTES)
         _reserve(small, len(table) * _SMALL_BYTES)
         for name in shards.finished(folder / "shards"):
-            lines = pq.read_table(folder / "shards" / f"{name}.parquet").to_pydict()
+            path = folder / "shards" / f"{name}.parquet"
+            lines = read_parquet(path, remedy=shards.LOST).to_pydict()
             found = list(_matches(np.array(lines["entry"], dtype=np.uint64), ranked, order))
             if not found:
                 continue

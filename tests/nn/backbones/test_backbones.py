@@ -123,6 +123,24 @@ def test_weights__of_another_network_are_refused_with_a_name(tmp_path):
         build_backbone(config)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("damage", ["junk", "empty", "half"])
+def test_weights__that_are_damaged_say_so(tmp_path, suffix, damage):
+    path = tmp_path / f"w{suffix}"
+    state = build_backbone(BackboneConfig(name="test_resnet")).state_dict()
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    whole = path.read_bytes()
+    path.write_bytes({"junk": b"junk" * 3, "empty": b"", "half": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(ConfigError, match=rf"{path.name} must be a whole .*again"):
+        build_backbone(BackboneConfig(name="test_resnet", weights=str(path)))
+
+
+def test_weights__of_a_file_without_names_are_refused(tmp_path):
+    torch.save([torch.zeros(2)], tmp_path / "list.pt")
+    with pytest.raises(ConfigError, match="tensors by name, got list"):
+        build_backbone(BackboneConfig(name="test_resnet", weights=str(tmp_path / "list.pt")))
+
+
 def test_weights__that_are_missing_say_so(tmp_path):
     with pytest.raises(ConfigError, match="'imagenet' or a file"):
         build_backbone(BackboneConfig(name="test_resnet", weights=str(tmp_path / "none.pt")))

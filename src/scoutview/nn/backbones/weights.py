@@ -1,17 +1,22 @@
 """First weights of a network: from a file, or from timm's hub when the user asks for it."""
 
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from safetensors.torch import load_file as read_safetensors
 from torch import Tensor
 
 from scoutview.base.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+_DAMAGED = (SafetensorError, pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError)
+"""What the two readers raise for damaged files; a `KeyError` is an unknown pickle code."""
 
 _PREFIXES = ("module.", "backbone.", "model.")
 
@@ -55,12 +60,28 @@ def load_file(model: Any, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"weights: expected 'imagenet' or a file, got {str(path)!r}.")
-    if path.suffix == ".safetensors":
-        state = read_safetensors(path)
-    else:
+    _load(model, _read(path), source=path.name)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return dict(read_safetensors(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        raise ConfigError(
+            f"weights: {path.name} must be a whole .safetensors file, or one of torch.save that"
+            f" holds only tensors, but reading it failed ({type(error).__name__}); copy or"
+            " download it again."
+        ) from error
+    if isinstance(state, dict):
         state = state.get("state_dict", state.get("model", state))
-    _load(model, state, source=path.name)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ConfigError(
+            f"weights: {path.name} must hold tensors by name, got {type(state).__name__}; save the"
+            " network's state_dict."
+        )
+    return state
 
 
 def _load(model: Any, state: dict[str, Tensor], *, source: str) -> None:
