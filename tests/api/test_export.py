@@ -144,7 +144,9 @@ def test_export__takes_a_fine_tuned_run_and_refuses_a_probe(cohort, tmp_path):
     card = (folder / "model_card.md").read_text(encoding="utf-8")
     assert "fine_tune for classification" in card
     assert "/ 0.25" in card
-    assert json.loads((folder / "model.json").read_text())["method"] == "fine_tune"
+    told = json.loads((folder / "model.json").read_text())
+    assert told["method"] == "fine_tune"
+    assert told["intensity"] == {"unknown uint8": {"kind": "full_range"}}
     with pytest.raises(RunError, match="trained no network"):
         export(runs["linear_probe"].path, tmp_path / "probe")
     assert not (tmp_path / "probe").exists()

@@ -385,3 +385,8 @@ def test_pretrain__records_the_intensity_of_each_kind_of_image(tmp_path):
     assert run.config["data"]["intensity"] is None
     assert run.config["intensity_used"] == {"unknown uint8": {"kind": "full_range"}}
     assert 'unknown uint8 `{"kind":"full_range"}`' in run.model_card.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("word", ["U-Zeros", "zeros", "U-ZEROS"])
+def test_uncertain__is_read_by_its_published_name(word):
+    assert PretrainConfig.build({"uncertain": word}).uncertain == "zeros"

@@ -61,7 +61,7 @@ def work(tmp_path_factory):
     for start, mode in ((str(run), probe), ("random", probe), ("raw_pixels", pixels)):
         settings = shared.model_copy(update=mode)
         transfer(cohort, "classification", start, folder / "study", settings, resume=True)
-    embed(cohort, run, Study.open(folder / "study").embeddings_folder("simclr"))
+    embed(cohort, run, folder / "embeddings")
     compare(folder / "study", folder / "results", replicates=100)
     return folder
 
@@ -141,6 +141,7 @@ def test_path__six_steps_are_recorded_and_embeddings_cover_all_images(work):
     assert run.metrics()["step"].max() == 6
     assert run.summary()["samples_seen"] == 6 * 64
     study = Study.open(work / "study")
-    rows, features = read_embeddings(study.embeddings_folder("simclr") / "embeddings.parquet")
-    assert len(rows) == sum(COUNTS.values())
-    assert np.isfinite(features).all()
+    for place in (study.embeddings_folder("simclr"), work / "embeddings"):
+        rows, features = read_embeddings(place / "embeddings.parquet")
+        assert len(rows) == sum(COUNTS.values())
+        assert np.isfinite(features).all()

@@ -52,7 +52,7 @@ def path(tmp_path_factory):
         ("show", cohort, "--sheet", out / "sheet.png", "--images", 6),
         (*pretrain, *budget),
         (*transfer, "--seed", 0, "--seed", 1, "--fraction", 0.5),
-        ("embed", cohort, run, "--out", study / "embeddings" / "simclr"),
+        ("embed", cohort, run, "--out", out / "embeddings"),
         ("compare", study, "--out", out / "results"),
         ("export", run, "--out", out / "exported"),
         transfer,  # refused: the folder has content

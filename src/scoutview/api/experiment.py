@@ -12,7 +12,6 @@ from typing import Any, Final, Literal, Self, TypeVar
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from scoutview.api.compare import compare
-from scoutview.api.embed import embed
 from scoutview.api.index import open_cohort
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import stored
@@ -30,7 +29,6 @@ from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar, show_bars
 from scoutview.methods import config_class
 from scoutview.results.run import RunFolder
-from scoutview.results.study import Study
 from scoutview.train.signals import TrainingStoppedError
 
 logger = logging.getLogger(__name__)
@@ -300,7 +298,7 @@ def pretrain_arm(job: Job) -> Path:
 
 
 def transfer_arm(job: Job) -> Path:
-    """Transfer and embed; finished parts are kept."""
+    """Transfer; finished parts are kept."""
     cohort, folder, config, arm = job
     start = arm.initialisation or str(_run_of(folder, arm))
     shared: dict[str, Any] = {"name": arm.name, "title": config.title}
@@ -309,10 +307,7 @@ def transfer_arm(job: Job) -> Path:
     settings = config.transfer.model_copy(update=shared)
     place = folder / "studies" / arm.label
     with _named(arm):
-        study = transfer(cohort, config.task, start, place, settings, resume=True)
-        if arm.pretraining is not None:
-            _embed(cohort, Path(start), Study.open(study), config.transfer.data.where)
-    return study
+        return transfer(cohort, config.task, start, place, settings, resume=True)
 
 
 @contextmanager
@@ -328,14 +323,6 @@ def _named(arm: Arm) -> Iterator[None]:
 
 def _run_of(folder: Path, arm: Arm) -> Path:
     return folder / "pretraining" / arm.label
-
-
-def _embed(cohort: Path, run: Path, study: Study, where: str | None) -> None:
-    """Compute the features that the page's map and neighbours show."""
-    for one in study.content.initialisations:
-        place = study.embeddings_folder(one.name)
-        if not (place / "embeddings.parquet").is_file():
-            embed(cohort, run, place, where=where, resume=place.exists())
 
 
 def _counted(done: Iterator[Path], shown: Bar) -> list[Path]:

@@ -123,10 +123,7 @@ class _Plan:
             "cohort": os.path.relpath(self.cohort.folder.resolve(), out.resolve()),
             "method": {"name": self.method, **settings},
             **self.config.model_dump(mode="json"),
-            "intensity_used": {
-                kind: policy.model_dump(mode="json")
-                for kind, policy in self.samples.policies().items()
-            },
+            "intensity_used": self.samples.written_policies(),
             "notes": list(self.notes),
         }
 

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
+from scoutview.api.embed import embed
 from scoutview.api.index import open_cohort
 from scoutview.api.store import stored
 from scoutview.api.transfer_runs import (
@@ -32,7 +33,7 @@ from scoutview.api.transfer_runs import (
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError, unknown
 from scoutview.base.progress import bar
-from scoutview.data.samples import DataConfig
+from scoutview.data.samples import DataConfig, Samples
 from scoutview.index.cohort import Cohort
 from scoutview.index.labels import Policy
 from scoutview.nn.backbones import BackboneConfig
@@ -206,6 +207,7 @@ def _transfer(
     study.add_call([start.name for start in starts], _plain(config.written()))
     for arm in arms:
         _train(study, arm)
+        _embed(study, arm, whole)
     return study.path
 
 
@@ -253,6 +255,13 @@ def _train(study: Study, arm: _Arm) -> None:
             _run(study, arm.start, arm.images, cell, arm.config)
             shown.advance()
     _check_repetitions(study, arm.start, arm.config)
+
+
+def _embed(study: Study, arm: _Arm, whole: Cohort) -> None:
+    """Compute what the page's map and neighbours show: pre-trained features of labelled images."""
+    run, place = arm.start.run, study.embeddings_folder(arm.start.name)
+    if run is not None and not (place / "embeddings.parquet").is_file():
+        embed(whole.select(arm.images.table["image_id"]), run, place, resume=place.exists())
 
 
 # ------------------------------------------------------------------ initialisation
@@ -587,7 +596,11 @@ def _run(
         if run.finished:
             return
     else:
-        run = RunFolder.create(path, _run_values(study, start, cell, config), environment())
+        samples = Samples(images.evaluation.store, images.rows, config.data)
+        values = _run_values(study, start, cell, config) | {
+            "intensity_used": samples.written_policies()
+        }
+        run = RunFolder.create(path, values, environment())
     cache = study.path / "cache"
     result: Result
     if isinstance(mode, FineTune):

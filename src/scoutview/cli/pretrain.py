@@ -38,7 +38,7 @@ def pretrain(
     cohort
         Folder of the cohort.
     method
-        simclr, moco_v2, byol, barlow_twins, swav, or supervised.
+        Name of a method, as simclr, swav, dino or supervised; a wrong one lists all.
     out
         New folder of the run.
     backbone

@@ -204,6 +204,10 @@ class Samples:
             for modality, dtype in named
         }
 
+    def written_policies(self) -> dict[str, Any]:
+        """Give `policies` as plain values, for a file that records them."""
+        return {kind: policy.model_dump(mode="json") for kind, policy in self.policies().items()}
+
     def image(
         self, record: Record, slice_index: int, row: int, window: tuple[slice, slice] | None
     ) -> NDArray[Any]:

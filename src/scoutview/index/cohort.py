@@ -138,6 +138,10 @@ class Cohort:
             )
         return self._view(chosen)
 
+    def select(self, image_ids: pd.Series) -> "Cohort":
+        """Return the images with these ids; ids that are not here change nothing."""
+        return self._view(self.table["image_id"].isin(image_ids).to_numpy())
+
     def split(self, name: str) -> "Cohort":
         """Return the images of one part: "train", "val", "test", or "" for those without.
 

@@ -7,11 +7,12 @@ name, "" where missing. What uncertain means is decided when targets are made, n
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from scoutview.base.errors import DataError, JoinError, masked, unknown
 from scoutview.index.config import LabelColumn, LabelTable
@@ -30,8 +31,13 @@ _LOG = logging.getLogger(__name__)
 
 _WHAT: Final = "label table"
 
-Policy = Literal["ones", "zeros", "ignore"]
-"""What an uncertain label counts as: present (U-Ones), absent (U-Zeros) or missing."""
+Policy = Annotated[
+    Literal["ones", "zeros", "ignore"],
+    BeforeValidator(
+        lambda word: word.lower().removeprefix("u-") if isinstance(word, str) else word
+    ),
+]
+"""What an uncertain label counts as: present (ones, U-Ones), absent (zeros, U-Zeros) or missing."""
 
 UNCERTAIN: Final = -1.0
 
