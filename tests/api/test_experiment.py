@@ -100,7 +100,7 @@ def test_experiment__again_trains_nothing(cohort, done, monkeypatch):
         raise AssertionError("nothing must be trained twice")
 
     monkeypatch.setattr(module, "pretrain", refuse)
-    monkeypatch.setattr(module, "embed", refuse)
+    monkeypatch.setattr("scoutview.api.transfer.embed", refuse)
     page = experiment(cohort, done, grid(), resume=True)
     assert page.is_file()
     assert before == {path: path.stat().st_mtime_ns for path in before}
