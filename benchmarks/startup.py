@@ -51,7 +51,8 @@ import torch
 after = time.perf_counter(), time.process_time()
 torch.set_num_threads(1)
 stepped = []
-torch.optim.optimizer.register_optimizer_step_post_hook(
+from torch.optim.optimizer import register_optimizer_step_post_hook
+register_optimizer_step_post_hook(
     lambda *_: stepped.append((time.perf_counter(), time.process_time()))
 )
 from scoutview.api.pretrain import PretrainConfig, pretrain
