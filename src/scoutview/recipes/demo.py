@@ -36,9 +36,9 @@ HEADS: Final[dict[str, dict[str, int]]] = {
 }
 """Settings that fit a small network; methods without any get narrow heads."""
 METHODS: Final = ("simclr", "byol")
-SAMPLES: Final = 25_600
+SAMPLES: Final = 23_040
 FULL_SAMPLES: Final = 100_000
-SUPERVISED_SAMPLES: Final = 8_000
+SUPERVISED_SAMPLES: Final = 7_040
 SEEDS: Final = (0, 1, 2, 3, 4)
 
 SMALL_NETWORK: Final = BackboneConfig(
