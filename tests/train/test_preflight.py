@@ -39,6 +39,28 @@ def test_estimate__counts_memory_and_leaves_no_trace():
     assert found.memory_bytes > 3 * weights + images  # weights, gradients, momentum
     assert found.memory_bytes < 3 * weights + 60 * images
     assert found.total_s == pytest.approx(12 * found.step_s)
+    assert found.warm
+
+
+def test_estimate__of_few_steps_is_an_upper_bound():
+    steps = []
+
+    class Counting(Toy):
+        def forward(self, batch, progress):
+            steps.append(progress.total_steps)
+            return super().forward(batch, progress)
+
+    config = toy_config(samples=16)
+    found = estimate(
+        Counting(),
+        ToySource(8).batch(0),
+        lambda batch: batch,
+        config,
+        fabric=start_fabric(config),
+        dataset_size=32,
+    )
+    assert steps == [2]
+    assert "at most" in str(found)
 
 
 def test_estimate__is_readable():

@@ -17,6 +17,8 @@ from scoutview.train.config import FitConfig
 
 _STATES = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}
 """Tensors that an optimiser keeps for each weight."""
+_FEW_STEPS = 10
+"""Trainings of so few steps are not worth a second step to measure the first one warm."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,16 @@ class Estimate:
     total_s: float
     memory_bytes: int
     """Weights, gradients, optimiser state and what the backward pass keeps; per process."""
+    warm: bool = True
+    """Whether a step came before the measured one; else the times are upper bounds."""
 
     def __str__(self) -> str:
         hours, rest = divmod(round(self.total_s), 3600)
         minutes, seconds = divmod(rest, 60)
         return (
-            f"Estimate: {1000 * self.step_s:.0f} ms a step without data, {hours}:{minutes:02d}:"
-            f"{seconds:02d} h in all, {self.memory_bytes / 2**30:.2f} GiB per process."
+            f"Estimate: {'' if self.warm else 'at most '}{1000 * self.step_s:.0f} ms a step without"
+            f" data, {hours}:{minutes:02d}:{seconds:02d} h in all,"
+            f" {self.memory_bytes / 2**30:.2f} GiB per process."
         )
 
 
@@ -80,7 +85,7 @@ def estimate(
     fabric: Fabric,
     dataset_size: int,
 ) -> Estimate:
-    """Run two steps on a copy of the objective and count what the backward pass keeps.
+    """Run one or two steps on a copy of the objective and count what the backward pass keeps.
 
     Neither the objective nor torch's random state changes. All processes must call it.
 
@@ -110,8 +115,8 @@ def estimate(
             kept += tensor.nbytes
             return tensor
 
-        seconds = 0.0
-        for _ in range(2):  # the first one warms up
+        seconds, warm = 0.0, total > _FEW_STEPS
+        for _ in range(1 + warm):  # the first one warms up
             start, kept = time.perf_counter(), 0
             hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
             with fabric.autocast(), hooks:
@@ -123,4 +128,4 @@ def estimate(
     state = sum(v.nbytes for v in trial.state_dict().values())
     memory = state + weights * (1 + _STATES[config.optimizer.kind]) + kept
     step_s = seconds * config.accumulate
-    return Estimate(step_s, step_s * total, memory)
+    return Estimate(step_s, step_s * total, memory, warm)
