@@ -23,11 +23,14 @@ def stacked(steps: list[Outputs]) -> Outputs:
 
 def insdis(case: Case) -> Outputs:
     a, ins = case.arguments, case.ins
-    form = {"full_softmax": "full_softmax", "softmax_bank": "softmax_bank", "nce_lemniscate": "nce"}
+    if "idx" not in ins:
+        form = "full_softmax"
+    else:
+        form = "nce" if "prob" in case.outs else "softmax_bank"
     images, dim = ins["memory"].shape
     config = InsDisConfig.build(
         {
-            "loss": form[case.name],
+            "loss": form,
             "output_dim": dim,
             "temperature": a["temperature"],
             "bank_momentum": 1 - a["momentum"],  # the reference's is the weight of the old row
@@ -38,7 +41,7 @@ def insdis(case: Case) -> Outputs:
     )
     method = InsDis(Vectors(dim), config, dataset_size=images).double()
     method.bank.rows.copy_(ins["memory"])
-    if case.name == "full_softmax":
+    if form == "full_softmax":
         return insdis_step(method, ins["x"], ins["y"], None)
     steps = zip(ins["x"], ins["y"], ins["idx"], strict=True)
     return stacked([insdis_step(method, x, y, idx[:, 1:]) for x, y, idx in steps])

@@ -17,9 +17,9 @@ Outputs = dict[str, Any]
 
 
 def interclr(case: Case) -> Outputs:
-    if case.name == "memory_update":
+    if "ind" in case.ins:
         return memory_update(case)
-    if case.name == "small_clusters":
+    if "sizes" in case.arguments:
         return small_clusters(case)
     return intra(case) if "queue" in case.ins else inter(case)
 

@@ -332,7 +332,7 @@ def step_with_one_prototype() -> Case:
     """A step of the method whose only cluster takes every image with certainty."""
     source, _ = load(Path(__file__).parent / "swav" / "step_multicrop.json")
     first = Named("input", {**source.ins, "prototypes": source.ins["prototypes"][:1]})
-    return Case("step_one_prototype", source.arguments, first, source.outs)
+    return Case(source.arguments, first, source.outs)
 
 
 def test_swav__runs_a_step_with_one_prototype():
@@ -346,9 +346,7 @@ def test_delong__log10_p_stays_exact_where_p_underflows():
     labels = as_tensor(np.repeat([0.0, 1.0], 4000))
     noise = as_tensor(np.random.default_rng(0).normal(size=(2, 8000)))
     ins = {"labels": labels, "scores_a": noise[0] + 3 * labels, "scores_b": noise[1]}
-    out = delong_case(
-        Case("far_apart", Named("argument", {}), Named("input", ins), Named("output", {}))
-    )
+    out = delong_case(Case(Named("argument", {}), Named("input", ins), Named("output", {})))
     assert out["p"] == 0.0
     variance = np.array([1.0, -1.0]) @ out["covariance"] @ np.array([1.0, -1.0])
     z = float((out["auc"][0] - out["auc"][1]) / np.sqrt(variance))
