@@ -23,10 +23,8 @@ def stacked(steps: list[Outputs]) -> Outputs:
 
 def insdis(case: Case) -> Outputs:
     a, ins = case.arguments, case.ins
-    if "idx" not in ins:
-        form = "full_softmax"
-    else:
-        form = "nce" if "prob" in case.outs else "softmax_bank"
+    drawn = "nce" if "prob" in case.outs else "softmax_bank"
+    form = drawn if "idx" in ins else "full_softmax"
     images, dim = ins["memory"].shape
     config = InsDisConfig.build(
         {

@@ -30,7 +30,7 @@ class Named(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Case:
-    """One golden case. It has no name, so that further cases are told apart as the known ones are."""
+    """One golden case. It has no name: further cases have others, and run all the same."""
 
     arguments: Named
     ins: Named
