@@ -1,14 +1,17 @@
-"""Small real cohorts: radiographs of the bundled set in the layout of MedMNIST."""
+"""Small real cohorts of the bundled radiographs, and a run as a training would leave it."""
 
 import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
 
 from scoutview.api.index import index
 from scoutview.index.config import IndexConfig
-from scoutview.nn.backbones import BackboneConfig
+from scoutview.nn.backbones import BackboneConfig, build_backbone
+from scoutview.results.run import RunFolder
 
 TINY = BackboneConfig(
     name="resnet10t", small_stem=False, stage_widths=(8, 8, 16, 16), stage_depths=(1, 1, 1, 1)
@@ -35,3 +38,20 @@ def radiograph_cohort(folder: Path, counts: Mapping[str, int]) -> Path:
     source = write_radiographs(folder / "radiographs.npz", counts)
     config = IndexConfig(workers=1, label_names={"label": "pneumonia"})
     return index(source, folder / "cohort", config=config)
+
+
+def tiny_run(folder: Path) -> RunFolder:
+    """Write a run with the random weights of TINY; the cohort it names does not exist."""
+    torch.manual_seed(4)
+    values = {
+        "backbone": TINY.model_dump(mode="json"),
+        "data": {"split": "train"},
+        "view": {"size": 28},
+        "mean": 0.4,
+        "std": 0.2,
+        "method": {"name": "simclr"},
+        "cohort": "nowhere",
+    }
+    run = RunFolder.create(folder, values, {})
+    save_file(build_backbone(TINY).model.state_dict(), run.backbone)
+    return run

@@ -3,18 +3,16 @@ import importlib.resources
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from tests.cohorts import TINY, tiny_run
 
 from scoutview.api import embed as module
 from scoutview.api.embed import embed
 from scoutview.api.index import index
 from scoutview.base.errors import RunError
 from scoutview.index.cohort import Cohort
-from scoutview.nn.backbones import BackboneConfig, build_backbone
+from scoutview.nn.backbones import build_backbone
 from scoutview.results.run import RunFolder, read_embeddings
 from scoutview.store.reader import Store
-
-TINY = BackboneConfig(name="resnet10t", stage_widths=(8, 8, 16, 16), stage_depths=(1, 1, 1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +29,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    torch.manual_seed(4)
-    backbone = build_backbone(TINY)
-    values = {
-        "backbone": TINY.model_dump(mode="json"),
-        "data": {"split": "train"},
-        "view": {"size": 28},
-        "mean": 0.4,
-        "std": 0.2,
-    }
-    folder = RunFolder.create(tmp_path_factory.mktemp("run") / "simclr", values, {})
-    save_file(backbone.model.state_dict(), folder.backbone)
-    return folder
+    return tiny_run(tmp_path_factory.mktemp("run") / "simclr")
 
 
 def by_hand(cohort, run):

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
-from tests.cohorts import TINY, radiograph_cohort
+from tests.cohorts import TINY, radiograph_cohort, tiny_run
 from tests.command_line import scoutview
 
 from scoutview.base.files import read_json, write_json
-from scoutview.nn.backbones import build_backbone
-from scoutview.results.run import RunFolder, read_embeddings
+from scoutview.results.run import read_embeddings
 from scoutview.results.study import Study
 
 STUDY_V1 = Path(__file__).parents[1] / "results" / "schemas" / "study_v1"
@@ -27,19 +24,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path):
-    torch.manual_seed(4)
-    values = {
-        "backbone": TINY.model_dump(mode="json"),
-        "data": {"split": "train"},
-        "view": {"size": 28},
-        "mean": 0.4,
-        "std": 0.2,
-        "method": {"name": "simclr"},
-        "cohort": "nowhere",
-    }
-    folder = RunFolder.create(tmp_path / "run", values, {})
-    save_file(build_backbone(TINY).model.state_dict(), folder.backbone)
-    return folder.path
+    return tiny_run(tmp_path / "run").path
 
 
 def elsewhere(folder, monkeypatch):
