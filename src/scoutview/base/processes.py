@@ -31,8 +31,8 @@ def process_pool(
         pool.shutdown(cancel_futures=True)
         raise RunError(
             "Worker processes end while they start. In a script, put what it does under"
-            ' `if __name__ == "__main__":`, because each of them imports the script; or use one'
-            " worker."
+            ' `if __name__ == "__main__":`, because each of them imports the script; it must be a'
+            " file, not standard input. Or use one worker."
         ) from error
     return pool
 
