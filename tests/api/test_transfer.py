@@ -145,7 +145,7 @@ def test_transfer__runs_an_exact_probe_on_all_labels_once_and_says_so(cohort, tm
     for _, run in study.runs():
         assert run.summary()["epoch_choice"] == "none"
         assert "chosen_by" not in run.summary()  # there was one penalty to choose from
-    assert "every seed would repeat it" in study.content.details["notes"][0]
+    assert "every seed would repeat it; it was run once" in study.content.details["notes"][0]
 
 
 def test_transfer__gives_every_initialisation_the_same_subset(cohort, tmp_path, monkeypatch):

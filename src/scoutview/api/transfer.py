@@ -685,7 +685,7 @@ def _check_repetitions(study: Study, start: Start, config: TransferConfig) -> No
         check_distinct(names, seeds, scores)
     if any(_seeds(config, fraction) != config.seeds for fraction in config.fractions):
         note = (
-            f"{start.name}: {config.mode.kind} on all labels is exact, every seed would repeat it;"
-            " it was run once, and its interval is over test patients."
+            f"On all labels a {config.mode.kind.replace('_', ' ')} is exact and every seed would"
+            " repeat it; it was run once, and its interval is over test patients."
         )
         _add_details(study, [note], [])
