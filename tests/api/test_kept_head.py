@@ -11,8 +11,9 @@ from torch import nn
 
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
-from scoutview.api.transfer import TransferConfig, read_start, transfer
+from scoutview.api.transfer import TransferConfig, transfer
 from scoutview.api.transfer_runs import FineTune, _objective
+from scoutview.api.transfer_starts import read_start
 from scoutview.base.errors import ConfigError
 from scoutview.contract import LabelSpec
 from scoutview.methods import config_class

@@ -18,8 +18,10 @@ from scoutview.api import transfer_runs
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import store
-from scoutview.api.transfer import TransferConfig, like_run, split_name, transfer
+from scoutview.api.transfer import TransferConfig, transfer
+from scoutview.api.transfer_config import like_run
 from scoutview.api.transfer_runs import FineTune
+from scoutview.api.transfer_starts import split_name
 from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.data.samples import DataConfig
 from scoutview.methods.simclr import SimCLRConfig

@@ -15,7 +15,8 @@ from scoutview.api.compare import compare
 from scoutview.api.index import open_cohort
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import stored
-from scoutview.api.transfer import Mode, TransferConfig, like_run, transfer
+from scoutview.api.transfer import transfer
+from scoutview.api.transfer_config import Mode, TransferConfig, like_run
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, RunError, ScoutviewError, missing_extra
 from scoutview.base.files import (

@@ -64,8 +64,10 @@ def transfer(
         initialisations, fractions or seeds to it.
     """
     given = locals()
-    from scoutview.api.transfer import TransferConfig, like_run, resume_transfer, split_name
+    from scoutview.api.transfer import resume_transfer
     from scoutview.api.transfer import transfer as run
+    from scoutview.api.transfer_config import TransferConfig, like_run
+    from scoutview.api.transfer_starts import split_name
 
     if resume:
         require_alone(transfer, given)
