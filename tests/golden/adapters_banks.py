@@ -126,10 +126,11 @@ def pirl_pycontrast(case: Case) -> Outputs:
 def pirl_vissl(case: Case) -> Outputs:
     a, ins = case.arguments, case.ins
     weights = a["loss_weights"]
+    form = {"nce": "constant_nce", "cross_entropy": "softmax"}[a["loss_type"]]
     method = pirl_method(
         case,
         ins["x"].shape[2],
-        loss="constant_nce",
+        loss=form,
         jigsaw_memory="updated",
         jigsaw_weight=weights[1] / sum(weights),
         epsilon=float(np.finfo(np.float32).eps),
@@ -142,7 +143,8 @@ def pirl_vissl(case: Case) -> Outputs:
         loss = torch.lerp(*losses, method.config.jigsaw_weight) * sum(weights)
         out = gradients(loss, x=image, x_jig=jigsaw)
         method.after_update(progress())
-        after = {"memory_after": method.bank.rows.clone(), "Z": method.constant.log_z.exp()}
+        z = method.constant.log_z.exp() if form == "constant_nce" else torch.tensor(-1.0)
+        after = {"memory_after": method.bank.rows.clone(), "Z": z}
         steps.append({"loss": loss.detach(), **out, **after})
     return stacked(steps)
 

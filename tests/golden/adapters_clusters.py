@@ -105,6 +105,7 @@ def pcl_concentration(case: Case) -> dict[str, Any]:
 def pcl_kmeans(case: Case) -> dict[str, Any]:
     a, ins = case.arguments, case.ins
     features = ins["features"]
+    torch.manual_seed(0)
     prototypes = PrototypeSet(a["num_cluster"][0], a["C"], a["N"]).double()
     prototypes.fit(
         torch.arange(a["N"]),
@@ -112,7 +113,7 @@ def pcl_kmeans(case: Case) -> dict[str, Any]:
         epoch=0,
         temperature=a["temperature"],
         rounds=20,
-        restarts=5,
+        restarts=50,
         percentiles=REFERENCE_PERCENTILES,
     )
     ours, theirs = prototypes.assignment, torch.from_numpy(case.outs["assign"])
@@ -155,7 +156,7 @@ def pcl_step(case: Case) -> dict[str, Any]:
         drawn = prototypes.draw(  # ours are legal too; the loss gets those of the case
             prototypes.assignment[ins["index"]], step=0, count=a["r"], outside_batch=True
         )
-        assert len(drawn) == a["r"]
+        assert len(drawn) == min(a["r"], len(prototypes) - len(ins["index"]))
         assert not set(drawn.tolist()) & set(prototypes.assignment[ins["index"]].tolist())
         prototypes.draw = lambda *_, m=m, **__: ins[f"neg_proto_{m}"]
     view = leaf(ins["im_q"])

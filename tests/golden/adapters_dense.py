@@ -91,7 +91,11 @@ def _cells(feature_map: Tensor) -> Tensor:
 def _propagation(case: Case) -> dict[str, Any]:
     a, ins = case.arguments, case.ins
     method = _method(
-        a["C"], exponent=a["p"], transform_layers=a["transform_layers"], normalise_values=True
+        a["C"],
+        exponent=a["p"],
+        transform_layers=a["transform_layers"],
+        normalise_values=True,
+        clamp=a["clamp"],
     )
     module = method.propagation
     (linear,) = module.transform

@@ -19,7 +19,7 @@ def philipsen(case: Case) -> dict[str, Any]:
     measured = energies(bands, region)
     middle = float(bands[-1][region].mean())
     wanted = ins["reference_energy"][::-1]  # the reference counts from the coarsest band
-    changed = recombine(bands, measured, wanted, residual="standardise", middle=middle)
+    changed = recombine(bands, measured, wanted, residual="standardise", middle=middle, silent=0.0)
     return {
         "bands": bands[::-1],
         "band_mean": bands[:, region].mean(axis=1)[::-1],
@@ -52,7 +52,7 @@ def _direct_iterated(case: Case, ins: dict[str, np.ndarray]) -> dict[str, Any]:
     bands = np.stack([split(image) for image in images])
     for _ in range(case.arguments["iterations"]):
         images = [
-            recombine(split(i), energies(split(i), region), wanted, residual="scale")
+            recombine(split(i), energies(split(i), region), wanted, residual="scale", silent=0.0)
             for i in images
         ]
     return {

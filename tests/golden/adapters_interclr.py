@@ -33,12 +33,14 @@ def intra(case: Case) -> Outputs:
     """One forward pass of the method, whose branch of clusters is still off."""
     a, ins = case.arguments, case.ins
     dim, length = ins["queue"].shape
+    given = margins(case)
     config = MoCoV2InterCLRConfig.build(
         {
             "output_dim": dim,
             "queue_length": length,
             "temperature": a["temperature"],
-            "intra_margin": margins(case)["margin"],
+            "intra_margin": given["arc_margin"] or given["margin"],
+            "margin_form": "arc" if given["arc_margin"] else "cosine",
             "inter_clusters": 2,
             "inter_from_epoch": 1,
         }
@@ -74,11 +76,20 @@ def inter(case: Case) -> Outputs:
     else:  # the drawn rows are an input
         listed = (bank[ins["neg_idx"]] * asking[:, None]).sum(dim=2)
         total = torch.logsumexp(listed / a["temperature"], dim=1)
-        near = nearest_rows(asking, bank, a["pool"])
-        extra = {"pool": near.sort(dim=1).values}
-        whole_pool_stands_for_draws(case, asking, near)
+        pool = sampling_pool(case, asking)
+        extra = {} if a["sampling"] == "random" else {"pool": pool.sort(dim=1).values}
+        whole_pool_stands_for_draws(case, asking, pool)
     loss = margin_nce(cosine, total, temperature=a["temperature"], **margins(case)).mean()
     return {"loss": loss, **gradients(loss, q=query), **extra}
+
+
+def sampling_pool(case: Case, asking: Tensor) -> Tensor:
+    """Rows of the bank that negatives are drawn from, own cluster included, (B, P) int64."""
+    bank, sampling = case.ins["feature_bank"], case.arguments["sampling"]
+    if sampling == "random":
+        return torch.arange(len(bank)).expand(len(asking), -1)
+    side = -asking if sampling == "semieasy" else asking
+    return nearest_rows(side, bank, case.arguments["pool"])
 
 
 def whole_pool_stands_for_draws(case: Case, asking: Tensor, pool: Tensor) -> None:
@@ -97,7 +108,7 @@ def whole_pool_stands_for_draws(case: Case, asking: Tensor, pool: Tensor) -> Non
         others=(labels != own[:, None]).sum(dim=1),
         count=a["K"],
         temperature=a["temperature"],
-        sampling="semihard",
+        sampling=a["sampling"],
         pool=a["pool"] / len(bank),
         pool_of="bank",
     )
@@ -144,13 +155,11 @@ def recomputed(clusters: OnlineKMeans, bank: MemoryBank) -> Tensor:
 def small_clusters(case: Case) -> Outputs:
     a, ins = case.arguments, case.ins
     bank, clusters = clustered(
-        ins["features"], ins["labels"], len(a["sizes"]), smallest=a["min_cluster"]
+        ins["features"], ins["labels"], len(a["sizes"]), smallest=1, smallest_half=1
     )
+    clusters.smallest = a["min_cluster"]  # the case may have too few rows for all clusters
     clusters.redistribute(bank)
     labels, expected = clusters.labels.long(), torch.from_numpy(case.outs["labels_after"])
     order = torch.arange(len(a["sizes"]))
-    if not torch.equal(labels, expected):  # which half keeps its number is arbitrary
-        sizes = torch.tensor(a["sizes"])
-        split, refilled = int(sizes.argmax()), int(sizes.argmin())
-        order[split], order[refilled] = refilled, split
-    return {"labels_after": order[labels], "centroids_after": clusters.centroids[order]}
+    order[labels] = expected  # which half keeps its number is arbitrary
+    return {"labels_after": order[labels], "centroids_after": clusters.centroids[order.argsort()]}

@@ -71,6 +71,8 @@ def _sgdr(a: Arguments, step: int) -> float:
 
 
 def _sgdr_trained(a: Arguments) -> Trained | None:
+    if a["eta_min"] > a["lr"]:
+        return None
     config = CyclicCosineSchedule(
         period_epochs=a["T_0"], growth=a["T_mult"], final=a["eta_min"] / a["lr"]
     )
@@ -82,6 +84,8 @@ def _lovt(a: Arguments, step: int) -> float:
 
 
 def _lovt_trained(a: Arguments) -> Trained | None:
+    if a["eta_min"] > a["lr"]:
+        return None
     final = a["eta_min"] / a["lr"]
     config = CyclicCosineSchedule(period_epochs=a["T_max"], restart=False, final=final)
     return Trained(config, (a["lr"],), 1)
@@ -175,7 +179,8 @@ def schedule(case: Case) -> dict[str, Any]:
     formula = SCHEDULES[frozenset(a)][0]
     out = {"lr": np.array([formula(a, step) for step in steps])}
     if training is not None:
-        whole = [abs(step * _FINE - round(step * _FINE)) < 1e-9 for step in steps]
+        finer = [step * training.unit for step in steps]
+        whole = [abs(step - round(step)) < 1e-9 for step in finer]
         by_rate = np.array([training.at(step) for step in steps]).reshape(out["lr"].shape)
         by_formula = out["lr"][whole]
         np.testing.assert_allclose(by_rate[whole], by_formula, rtol=1e-9, atol=1e-12)

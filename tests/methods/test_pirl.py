@@ -9,6 +9,7 @@ from tests.processes import run_ranks
 from scoutview.base.errors import ConfigError
 from scoutview.methods.pirl import PIRL, PIRLConfig
 from scoutview.nn.gather import rank, world_size
+from scoutview.nn.losses.nce import bank_softmax
 from scoutview.nn.precision import unit
 
 
@@ -75,6 +76,18 @@ def test_chance_loss__is_what_equal_rows_give(loss):
     pirl.bank.rows.copy_(pirl.bank.rows[0].clone())
     out = pirl(make_batch("pirl", 4), progress(0))
     assert float(out.loss.detach()) == pytest.approx(float(out.logs["chance_loss"]), rel=1e-5)
+
+
+def test_updated_memory__is_what_the_bank_will_hold_when_an_image_comes_twice():
+    config = PIRLConfig(output_dim=4, negatives=2, loss="softmax", jigsaw_memory="updated")
+    pirl = PIRL(Vectors(4), config, dataset_size=10).double()
+    image, jigsaw = (unit(torch.randn(3, 4, dtype=torch.float64)) for _ in range(2))
+    rows, drawn = torch.tensor([3, 8, 3]), torch.tensor([0, 3])
+    _, of_jigsaw = pirl.losses(image, jigsaw, rows, drawn)
+    pirl.after_update(progress(0))
+    own, negatives = pirl.bank.rows[rows], pirl.bank.rows[drawn]
+    expected = bank_softmax(jigsaw, own, negatives, temperature=config.temperature)
+    torch.testing.assert_close(of_jigsaw, expected)
 
 
 def branch_losses() -> list[float]:

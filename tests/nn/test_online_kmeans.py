@@ -124,6 +124,25 @@ def test_repair__dissolves_small_clusters_and_halves_large_ones():
     assert clusters.buckets.sizes.tolist() == clusters.counts.tolist()
 
 
+def test_redistribute__halves_the_largest_first_whatever_its_halves_are():
+    """24 = (8 + 8) + 8 rows: the half of 16 comes before the 14, which is larger than 24 / 2."""
+    centres = torch.eye(6, dtype=torch.float64)
+    centres[1] = (centres[0] + 0.6 * centres[1]) / 1.36**0.5
+    centres[4] = (centres[3] + 0.6 * centres[4]) / 1.36**0.5
+    groups = torch.tensor([0] * 8 + [1] * 8 + [2] * 8 + [3] * 7 + [4] * 7)
+    random = torch.Generator().manual_seed(0)
+    noise = 0.01 * torch.randn(38, 6, generator=random, dtype=torch.float64)
+    bank = bank_of(centres[groups] + noise)
+    labels = torch.tensor([0] * 24 + [1] * 14)
+    clusters = OnlineKMeans(38, 6, 4, smallest=3).double()
+    clusters.start(bank, labels)
+    clusters.redistribute(bank)
+    found = [sorted(clusters.labels[groups == g].unique().tolist()) for g in range(5)]
+    assert all(len(numbers) == 1 for numbers in found)
+    assert len({numbers[0] for numbers in found[:3]}) == 3
+    assert found[3] == found[4]
+
+
 def test_repair__splits_equal_rows_in_the_middle():
     bank = bank_of(torch.ones(32, 3, dtype=torch.float64))
     clusters = OnlineKMeans(32, 3, 4, smallest=8).double()
@@ -142,6 +161,15 @@ def test_halves__are_those_of_2_means_in_every_group():
     for g in range(3):
         mine, expected = second[group == g], side[group == g]
         assert torch.equal(mine, expected) or torch.equal(mine, ~expected)
+
+
+def test_halves__are_not_taken_in_by_a_stray_vector():
+    line = torch.tensor([-4.0, -4.1, -3.9, -4.2, -3.8, 4.0, 4.1, 3.9, 4.2, 3.8, 0.0])
+    vectors = torch.stack([line, torch.zeros(11)], dim=1).double()
+    vectors[10, 1] = 9.0  # the farthest from the mean and from all others
+    second = halves(vectors, torch.zeros(11, dtype=torch.int64), 1)
+    assert len(second[:5].unique()) == len(second[5:10].unique()) == 1
+    assert bool(second[0] != second[5])
 
 
 @pytest.mark.parametrize("columns", [1, 2, 10, 97, 100])

@@ -32,6 +32,13 @@ def test_delong__reproduces_the_original_code(file):
     assert log10_p == pytest.approx(float(case["out_log10_p"]), rel=1e-8)
 
 
+def test_paired_log10_p__without_variance_says_what_the_test_says():
+    labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9])
+    assert paired_log10_p(labels, scores, np.exp(scores)) == 0.0
+    assert paired_delong(labels, scores, np.exp(scores)).p == 1.0
+    assert math.isnan(paired_log10_p(labels, labels, 1 - labels))
+
+
 def clustered_by_hand(y, scores, patients):
     """Obuchowski, 1997, with sums over patients written out."""
     m, n = int((y == 1).sum()), int((y == 0).sum())

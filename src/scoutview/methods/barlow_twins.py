@@ -29,7 +29,7 @@ class BarlowTwinsConfig(MethodConfig):
     """Width of the projector's two hidden layers."""
     output_dim: int = Field(default=8192, ge=2)
     """Width of the projections."""
-    off_diagonal: float = Field(default=0.005, gt=0)
+    off_diagonal: float = Field(default=0.005, ge=0)
     """Weight of the redundancy term, lambda; the published code has 0.0051."""
     variance_eps: float = Field(default=0.0, ge=0)
     """Added to the variances; the published code has 1e-5."""

@@ -164,7 +164,8 @@ class PIRL(Objective):
         old = self.bank.read(rows, same=True)  # (world B, output_dim)
         new = unit(torch.lerp(old, values.to(old), self.config.bank_momentum))
         same = numbers.unsqueeze(-1) == rows  # (*numbers, world B)
-        return torch.where(same.any(-1, keepdim=True), new[same.int().argmax(-1)], found)
+        last = same.shape[-1] - 1 - same.flip(-1).int().argmax(-1)  # as the bank
+        return torch.where(same.any(-1, keepdim=True), new[last], found)
 
     def after_update(self, progress: Progress) -> None:
         """Move the rows of the step towards the images' features; patches are not remembered."""

@@ -44,6 +44,8 @@ class PixProConfig(MethodConfig):
     """Largest distance of two places that count as the same, in diagonals of a cell."""
     exponent: float = Field(default=2.0, gt=0)
     """Sharpness of the similarity with which places are propagated, gamma."""
+    clamp: float = Field(default=0.0, ge=0, lt=1)
+    """Smaller similarities count as this one."""
     transform_layers: int = Field(default=1, ge=0, le=2)
     """Linear layers of the propagation."""
     momentum: float = Field(default=0.99, ge=0, le=1)
@@ -100,6 +102,7 @@ class PixPro(Objective):
             exponent=config.exponent,
             layers=config.transform_layers,
             normalise_values=config.normalise_values,
+            clamp=config.clamp,
         )
         self.teacher_backbone = frozen_copy(self.backbone)
         self.teacher_projector = frozen_copy(self.place_projector)

@@ -49,6 +49,7 @@ class OnlineKMeans(nn.Module):
         clusters: int,
         *,
         smallest: int = 1,
+        smallest_half: int | None = None,
         distance: Literal["euclidean", "dot"] = "euclidean",
     ) -> None:
         """Deal the rows to clusters in turn; `start` or `cluster` gives them their real labels.
@@ -58,6 +59,8 @@ class OnlineKMeans(nn.Module):
             dim: Width of a row, D.
             clusters: Number of clusters, C.
             smallest: Clusters with fewer rows are dissolved by `repair`.
+            smallest_half: Fewest rows of a half of a cluster; None is `smallest`, so that no half
+                is dissolved in turn, where open-mmlab/mmselfsup has 1.
             distance: Nearest by the "euclidean" distance (paper, eq. 3), or by the "dot" product
                 with centroids as long as they are (open-mmlab/mmselfsup).
 
@@ -72,6 +75,7 @@ class OnlineKMeans(nn.Module):
                 " clusters or min_cluster."
             )
         self.clusters, self.smallest, self.distance = clusters, smallest, distance
+        self.smallest_half = smallest if smallest_half is None else smallest_half
         self.register_buffer("labels", (torch.arange(length) % clusters).int())
         self.register_buffer("centroids", torch.zeros(clusters, dim))
         self.register_buffer("sums", torch.zeros(clusters, dim))
@@ -212,28 +216,42 @@ class OnlineKMeans(nn.Module):
         empty = small.nonzero()[:, 0]
         while len(empty):
             sizes, order = self.counts.sort(descending=True, stable=True)
-            # What is more than half of the largest would be halved before any of its halves is.
+            # What is more than half of the largest may come before any of its halves does.
             halved = order[(sizes > sizes[0] // 2) & (sizes > 1)][: len(empty)]
             if not len(halved):
                 break
-            self._halve(bank, halved, empty[: len(halved)])
-            empty = empty[len(halved) :]
+            empty = empty[self._halve(bank, halved, empty[: len(halved)]) :]
 
-    def _halve(self, bank: MemoryBank, halved: Tensor, free: Tensor) -> None:
-        """Move one half of each of H clusters to a free one."""
+    def _halve(self, bank: MemoryBank, halved: Tensor, free: Tensor) -> int:
+        """Move one half of each of H clusters to a free one, as long as the largest comes next.
+
+        Args:
+            bank: The vectors.
+            halved: Clusters, largest first, (H,).
+            free: Empty clusters, (H,).
+
+        Returns:
+            Clusters that were halved: those behind them are smaller than a half that was made.
+        """
         number = self.labels.new_full((self.clusters,), -1).long()
         number[halved] = torch.arange(len(halved), device=halved.device)
         group = number[self.labels.long()]  # (N,)
         rows = (group >= 0).nonzero()[:, 0]
         group = group[rows]
         vectors = bank.read(rows, same=True).to(self.sums)
-        second = halves(vectors, group, len(halved), smallest=self.smallest)
+        second = halves(vectors, group, len(halved), smallest=self.smallest_half)
+        moved, size = _sum_by(second.long(), group, len(halved)), self.counts[halved]
+        made = torch.maximum(moved, size - moved).cummax(0).values
+        done = 1 + int((size[1:] >= made[:-1]).long().cumprod(0).sum())
+        halved, free, kept = halved[:done], free[:done], group < done
+        vectors, rows, group, second = vectors[kept], rows[kept], group[kept], second[kept]
         self.labels[rows[second]] = free[group[second]].int()
         target = torch.cat([halved, free])
-        group = group + len(halved) * second.long()
+        group = group + done * second.long()
         self.sums[target] = _sum_by(vectors, group, len(target))
         self.counts[target] = _sum_by(torch.ones_like(group), group, len(target))
         self._average(target)
+        return done
 
     def largest_share(self) -> Tensor:
         """Give the share of all rows that the largest cluster holds, scalar."""
@@ -266,6 +284,9 @@ def first_largest(scores: Tensor) -> Tensor:
 def halves(vectors: Tensor, group: Tensor, groups: int, *, smallest: int = 1) -> Tensor:
     """Cut each group in two by 2-means; where that leaves too small a half, in the middle.
 
+    2-means starts from the two ends of the group, and from the means below and above its middle;
+    the tighter result counts.
+
     Args:
         vectors: (R, D).
         group: Group of each vector, (R,) int64 in [0, G); every group has at least two.
@@ -273,28 +294,47 @@ def halves(vectors: Tensor, group: Tensor, groups: int, *, smallest: int = 1) ->
         smallest: Fewest vectors of a half, where the group has twice as many.
 
     Returns:
-        Which vectors make the second half, (R,) bool.
+        Which vectors make the second half, (R,) bool; neither half of a group is empty.
     """
     sizes = _sum_by(torch.ones_like(group), group, groups)  # (G,)
     means = _sum_by(vectors, group, groups) / sizes[:, None]
     first = vectors[_last_by((vectors - means[group]).square().sum(dim=1), group, sizes)]
     second = vectors[_last_by((vectors - first[group]).square().sum(dim=1), group, sizes)]
-    for _ in range(_HALVING_ROUNDS):
-        side = _beyond_middle(vectors, first[group], second[group]) > 0  # (R,)
-        many = _sum_by(side.long(), group, groups)[:, None]  # (G, 1)
-        there = _sum_by(vectors * side[:, None], group, groups)
-        rest = _sum_by(vectors, group, groups) - there
-        second = torch.where(many > 0, there / many.clamp_min(1), second)
-        few = sizes[:, None] - many
-        first = torch.where(few > 0, rest / few.clamp_min(1), first)
-    along = _beyond_middle(vectors, first[group], second[group])
-    many = _sum_by((along > 0).long(), group, groups)
-    bad = torch.minimum(many, sizes - many) < (sizes // 2).clamp_max(smallest)  # (G,)
-    order = _order_by(along, group)
+    order = _order_by(_beyond_middle(vectors, first[group], second[group]), group)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
-    middle = sizes.cumsum(0) - sizes // 2  # (G,) where the upper half of the group begins
-    return torch.where(bad[group], place >= middle[group], along > 0)
+    upper = place >= (sizes.cumsum(0) - sizes // 2)[group]  # (R,)
+    by_ends, tight = _two_means(vectors, group, sizes, first, second)
+    by_middle, tighter = _two_means(vectors, group, sizes, *_means(vectors, group, sizes, upper))
+    best = torch.where((tighter > tight)[group], by_middle, by_ends)
+    many = _sum_by(best.long(), group, groups)
+    bad = torch.minimum(many, sizes - many) < (sizes // 2).clamp_max(smallest)  # (G,)
+    return torch.where(bad[group], upper, best)
+
+
+def _two_means(
+    vectors: Tensor, group: Tensor, sizes: Tensor, first: Tensor, second: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Improve two centres of each group, (G, D); sides, (R,) bool, and how tight they are, (G,)."""
+    for _ in range(_HALVING_ROUNDS):
+        side = _beyond_middle(vectors, first[group], second[group]) > 0
+        first, second = _means(vectors, group, sizes, side)
+    side = _beyond_middle(vectors, first[group], second[group]) > 0
+    many = _sum_by(side.long(), group, len(sizes))
+    # the spread within two halves falls as the distance of their means grows
+    gap = (first - second).square().sum(dim=1)
+    return side, gap * many * (sizes - many) / sizes
+
+
+def _means(vectors: Tensor, group: Tensor, sizes: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+    """Average both sides of each group, (G, D) each; an empty side has the mean of the group."""
+    many = _sum_by(side.long(), group, len(sizes))[:, None]  # (G, 1)
+    few = sizes[:, None] - many
+    there = _sum_by(vectors * side[:, None], group, len(sizes))
+    whole = _sum_by(vectors, group, len(sizes))
+    mean = whole / sizes[:, None]
+    first = torch.where(few > 0, (whole - there) / few.clamp_min(1), mean)
+    return first, torch.where(many > 0, there / many.clamp_min(1), mean)
 
 
 def _beyond_middle(vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -14,7 +14,13 @@ class PixelPropagation(nn.Module):
     """
 
     def __init__(
-        self, dim: int, *, exponent: float = 2.0, layers: int = 1, normalise_values: bool = False
+        self,
+        dim: int,
+        *,
+        exponent: float = 2.0,
+        layers: int = 1,
+        normalise_values: bool = False,
+        clamp: float = 0.0,
     ) -> None:
         """Make the transformation g.
 
@@ -23,6 +29,7 @@ class PixelPropagation(nn.Module):
             exponent: Sharpness of the similarity, gamma > 0.
             layers: Linear layers of g; 0 passes cells on, 2 have batch norm and ReLU between them.
             normalise_values: Bring g(x_j) to length 1 (zdaxie/PixPro; the paper does not).
+            clamp: Smaller cosines count as this one, in [0, 1); 0 in the paper.
         """
         super().__init__()
         self.transform: nn.Module = nn.Identity()
@@ -30,6 +37,7 @@ class PixelPropagation(nn.Module):
             self.transform = mlp(dim, dim, dim, layers=layers, batch_norm=True)
         self.exponent = exponent
         self.normalise_values = normalise_values
+        self.clamp = clamp
 
     def forward(self, cells: Tensor) -> Tensor:
         """Propagate.
@@ -41,13 +49,15 @@ class PixelPropagation(nn.Module):
             Smoothed cells, not normalised, (B, P, D).
         """
         values = self.transform(cells.flatten(0, 1)).view_as(cells)  # (B, P, D)
-        return _mixed(cells, values, self.exponent, self.normalise_values)
+        return _mixed(cells, values, self.exponent, self.normalise_values, self.clamp)
 
 
 @full_precision
-def _mixed(cells: Tensor, values: Tensor, exponent: float, normalise_values: bool) -> Tensor:
+def _mixed(
+    cells: Tensor, values: Tensor, exponent: float, normalise_values: bool, clamp: float
+) -> Tensor:
     if normalise_values:
         values = F.normalize(values, dim=2)
     cells = F.normalize(cells, dim=2)
-    alike = (cells @ cells.transpose(1, 2)).clamp_min(0) ** exponent  # (B, P, P)
+    alike = (cells @ cells.transpose(1, 2)).clamp_min(clamp) ** exponent  # (B, P, P)
     return alike @ values

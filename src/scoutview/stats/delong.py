@@ -17,6 +17,8 @@ from scoutview.stats.estimate import Comparison, Estimate, not_computable
 from scoutview.stats.ranking import checked
 
 Floats = NDArray[np.float64]
+_NO_VARIANCE = 1e-15
+"""Below it the variance of a difference of AUCs is rounding."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def paired_delong(
     contrast = np.array([1.0, -1.0])
     variance = float(contrast @ result.covariance @ contrast)
     # equal rankings leave a variance of rounding errors only
-    if variance <= 1e-15:
+    if variance <= _NO_VARIANCE:
         if difference == 0:
             return Comparison(0.0, 0.0, 0.0, 1.0, rows, test, "both models rank all rows alike")
         note = "the difference has no variance"
@@ -204,9 +206,15 @@ def paired_delong(
 
 
 def paired_log10_p(targets: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> float:
-    """Base-10 logarithm of the paired two-sided p-value; exact where p itself underflows."""
+    """Base-10 logarithm of the paired two-sided p-value; exact where p itself underflows.
+
+    Without variance it is 0 for equal AUCs and NaN for others, as `paired_delong` has it.
+    """
     result = delong(targets, np.stack([np.asarray(scores_a), np.asarray(scores_b)]))
     contrast = np.array([1.0, -1.0])
-    error = math.sqrt(float(contrast @ result.covariance @ contrast))
-    z = abs(float(result.auc[0] - result.auc[1])) / error
+    variance = float(contrast @ result.covariance @ contrast)
+    difference = abs(float(result.auc[0] - result.auc[1]))
+    if variance <= _NO_VARIANCE:
+        return math.nan if difference else 0.0
+    z = difference / math.sqrt(variance)
     return (math.log(2) + float(norm.logsf(z))) / math.log(10)

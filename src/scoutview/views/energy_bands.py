@@ -91,6 +91,7 @@ def recombine(
     *,
     residual: BandResidual | Literal["standardise"] = "around_mean",
     middle: float | None = None,
+    silent: float = SILENT,
 ) -> Pixels:
     """Bring every band to an energy and sum them up.
 
@@ -102,11 +103,12 @@ def recombine(
             scales it as the other bands (Ghesu et al., eq. 8 to the letter); "standardise" brings
             it to mean 0 and energy 1 (DIAGNijmegen/opencxr).
         middle: Mean of the rest; None measures it over the whole image.
+        silent: Bands with no more energy stay as they are.
 
     Returns:
         The image, of the bands' type.
     """
-    loud = measured > SILENT
+    loud = measured > silent
     gains = np.where(loud, np.asarray(wanted) / np.where(loud, measured, 1.0), 1.0)
     shift = 0.0
     if residual != "scale":

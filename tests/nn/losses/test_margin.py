@@ -35,8 +35,10 @@ def test_margin_nce__turns_the_angle_by_the_arc_margin():
     for arc in (0.3, -0.3):
         found = margin_nce(angle.cos(), negatives, temperature=0.5, arc_margin=arc)
         for i, theta in enumerate(angle.tolist()):
-            turned = min(max(theta + arc, 0.0), math.pi)  # beyond, the cosine would rise again
-            expected = math.log1p(math.exp(-math.cos(turned) / 0.5))
+            turned = math.cos(theta + arc)
+            if not 0 < theta + arc < math.pi:  # the cosine would rise again
+                turned = math.cos(theta) - arc * math.sin(abs(arc))
+            expected = math.log1p(math.exp(-turned / 0.5))
             assert float(found[i]) == pytest.approx(expected, rel=1e-6)
 
 

@@ -1,7 +1,11 @@
 import pytest
 import torch
 
-from scoutview.nn.losses.regression import normalized_regression, symmetric_regression
+from scoutview.nn.losses.regression import (
+    normalized_regression,
+    symmetric_negative_cosine,
+    symmetric_regression,
+)
 
 
 def rows(seed, n=4, d=6):
@@ -24,3 +28,9 @@ def test_symmetric_regression__crosses_views_and_sums_the_directions():
     p0, p1, t0, t1 = (rows(seed) for seed in range(4))
     expected = normalized_regression(p0, t1).mean() + normalized_regression(p1, t0).mean()
     assert float(symmetric_regression(p0, p1, t0, t1)) == pytest.approx(float(expected))
+
+
+def test_symmetric_negative_cosine__counts_a_zero_vector_as_unrelated():
+    a, zero = torch.eye(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    assert symmetric_negative_cosine(a, a, a, a) == pytest.approx(-1.0)
+    assert symmetric_negative_cosine(zero, a, a, a) == pytest.approx(-0.5)

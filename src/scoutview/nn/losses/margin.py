@@ -33,6 +33,8 @@ def margin_nce(
         margin: Subtracted from the positive's cosine: a positive one asks for more, a negative one
             for less.
         arc_margin: Added to the angle between query and positive, in radians, before `margin`.
+            Where the angle leaves [0, pi] the cosine would turn round; there it goes on linearly,
+            as in open-mmlab/mmselfsup.
 
     Returns:
         Loss of each query, (B,).
@@ -43,7 +45,8 @@ def margin_nce(
     if arc_margin:
         inside = 1.0 - torch.finfo(cosine.dtype).eps  # the slope of the angle is infinite at 1
         angle = torch.acos(cosine.clamp(-inside, inside)) + arc_margin
-        cosine = torch.cos(angle.clamp(0.0, math.pi))
+        beyond = cosine - arc_margin * math.sin(abs(arc_margin))
+        cosine = torch.where((angle > 0.0) & (angle < math.pi), torch.cos(angle), beyond)
     return -F.logsigmoid((cosine - margin) / temperature - negatives)
 
 

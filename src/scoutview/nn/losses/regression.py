@@ -58,9 +58,11 @@ def symmetric_negative_cosine(
         target1: Projection of the second view, (B, D), detached.
 
     Returns:
-        Negative cosine, mean of the two directions and over the batch, scalar in [-1, 1].
+        Negative cosine, mean of the two directions and over the batch, scalar in [-1, 1]; that of
+        a zero vector is 0.
 
     Source: Chen & He, 2021, arXiv:2011.10566, eq. 1 and 2.
     """
-    # |u - v|^2 = 2 - 2 cos in each of the two directions
-    return symmetric_regression(prediction0, prediction1, target0, target1) / 4.0 - 1.0
+    forward = F.cosine_similarity(prediction0, target1, dim=1)
+    backward = F.cosine_similarity(prediction1, target0, dim=1)
+    return -(forward + backward).mean() / 2.0
