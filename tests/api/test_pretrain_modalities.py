@@ -13,6 +13,7 @@ from tests.processes import run_ranks
 from tests.store.conftest import texture
 
 import scoutview.api.pretrain as module
+import scoutview.api.pretrain_plan as planning
 from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import store
@@ -236,10 +237,10 @@ def test_labels__all_missing_is_refused_before_anything_is_written(
     chests, tmp_path, monkeypatch, name
 ):
     chosen = config(hybrid=HybridConfig() if name == "simclr" else None)
-    monkeypatch.setattr(module, "_targets", missing)
+    monkeypatch.setattr(planning, "_targets", missing)
     with pytest.raises(ConfigError, match=r"all labels \(pneumonia\) are missing in the 64 train"):
         pretrain(chests, name, tmp_path / "run", config=chosen)
-    monkeypatch.setattr(module, "_targets", lambda cohort, chosen: None)
+    monkeypatch.setattr(planning, "_targets", lambda cohort, chosen: None)
     with pytest.raises(ConfigError, match="the cohort has none"):
         pretrain(chests, name, tmp_path / "run", config=chosen)
     assert not (tmp_path / "run").exists()
@@ -252,7 +253,7 @@ def test_labels__of_some_images_are_counted(chests, tmp_path, monkeypatch):
         values[train[:10]] = 1.0
         return Targets(("pneumonia",), values, exclusive=False)
 
-    monkeypatch.setattr(module, "_targets", few)
+    monkeypatch.setattr(planning, "_targets", few)
     path = pretrain(
         chests, "simclr", tmp_path / "run", config=config(hybrid=HybridConfig()),
         settings=SMALL_SIMCLR,
