@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scoutview.nn.gather import all_gather, rank, world_size
-from scoutview.nn.losses.margin import leave_out
+from scoutview.nn.losses.margin import BITS, leave_out
 from scoutview.nn.precision import full_precision
 
 
@@ -169,7 +169,7 @@ class _FixedNegatives(torch.autograd.Function):
         own: Tensor | None,
         images: Tensor | None,
     ) -> Tensor:
-        scaled = query / temperature  # (B, D)
+        scaled = query * (BITS / temperature)  # (B, D), logits of powers of 2
         partner = (scaled * positive).sum(dim=1, keepdim=True)  # (B, 1)
         peak, total = partner, torch.ones_like(partner)  # (B, 1): highest logit, sum of exp below
         pull = torch.zeros_like(query)  # (B, D) sum of exp times negative
@@ -182,11 +182,11 @@ class _FixedNegatives(torch.autograd.Function):
                 places = holders[start // step] if holders is not None else None
                 _leave_out_own(logits, own, images[start : start + step], places)
             highest = torch.maximum(peak, logits.amax(dim=1, keepdim=True))
-            shrink, peak = (peak - highest).exp(), highest
-            weights = logits.sub_(peak).exp_()  # (B, rows)
+            shrink, peak = (peak - highest).exp2(), highest
+            weights = logits.sub_(peak).exp2_()  # (B, rows)
             total = total * shrink + weights.sum(dim=1, keepdim=True)
             pull = torch.addmm(pull * shrink, weights, block)
-        surprise = total.log() + peak - partner  # (B, 1) = -log p+
+        surprise = total.log() + (peak - partner) / BITS  # (B, 1) = -log p+
         rest = torch.expm1(-surprise)  # (B, 1) = p+ - 1
         share = 1.0 / (len(query) * temperature)
         ctx.save_for_backward((pull / total + rest * positive) * share, rest * query * share)

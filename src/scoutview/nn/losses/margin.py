@@ -11,7 +11,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scoutview.nn.precision import full_precision
 
-_BITS: Final = math.log2(math.e)
+BITS: Final = math.log2(math.e)
 """exp(x) = 2^(x log2 e), and exp2 takes 0.4 of the time of exp on a CPU."""
 
 
@@ -102,7 +102,7 @@ class _LogSumExp(torch.autograd.Function):
         cut: Tensor | None,
         farthest: bool,
     ) -> tuple[Tensor, Tensor]:
-        scale = _BITS / temperature
+        scale = BITS / temperature
         scaled = query * scale  # (B, D)
         lowest = query.new_full((len(query), 1), -scale)
         bound = None if cut is None else cut[:, None].to(query) * scale  # (B, 1)
@@ -126,7 +126,7 @@ class _LogSumExp(torch.autograd.Function):
             pull = torch.addmm(pull * shrink, weights, block)
         ctx.save_for_backward(pull / (total.clamp_min(torch.finfo(total.dtype).tiny) * temperature))
         ctx.mark_non_differentiable(count)
-        return (total.log() + peak / _BITS)[:, 0], count[:, 0]
+        return (total.log() + peak / BITS)[:, 0], count[:, 0]
 
     @staticmethod
     @once_differentiable
