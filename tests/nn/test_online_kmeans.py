@@ -106,19 +106,22 @@ def test_cluster__finds_separate_groups():
         assert len(clusters.labels[group::5].unique()) == 1
 
 
-def test_repair__dissolves_small_clusters_and_halves_large_ones():
+@pytest.mark.parametrize(("smallest_half", "fewest"), [(None, 5), (1, 2)])
+def test_repair__dissolves_small_clusters_and_halves_large_ones(smallest_half, fewest):
     random = torch.Generator().manual_seed(1)
     centres = torch.eye(4, dtype=torch.float64)
     noise = 0.02 * torch.randn(42, 4, generator=random, dtype=torch.float64)
     groups = torch.tensor([0] * 20 + [1] * 20 + [2, 2])
     bank = bank_of(centres[groups] + noise)
     labels = torch.tensor([0] * 40 + [1, 1])  # two groups under one label, one pair, one empty
-    clusters = OnlineKMeans(42, 4, 3, smallest=5).double()
+    clusters = OnlineKMeans(42, 4, 3, smallest=5, smallest_half=smallest_half).double()
     clusters.start(bank, labels)
     clusters.repair(bank)
     assert clusters.counts.sum() == 42
-    assert int(clusters.counts.min()) >= 5
-    assert len(clusters.labels[:20].unique()) + len(clusters.labels[20:40].unique()) == 3
+    assert int(clusters.counts.min()) >= fewest
+    assert (int(clusters.counts.min()) == 2) == (smallest_half == 1)  # the pair, cut off again
+    groups = len(clusters.labels[:20].unique()) + len(clusters.labels[20:40].unique())
+    assert groups == (2 if smallest_half == 1 else 3)
     assert not set(clusters.labels[:20].tolist()) & set(clusters.labels[20:40].tolist())
     torch.testing.assert_close(clusters.centroids, means_by_hand(bank, clusters.labels, 3))
     assert clusters.buckets.sizes.tolist() == clusters.counts.tolist()

@@ -17,11 +17,7 @@ from scoutview.methods.inter_config import InterConfig, InterNegativesConfig
 from scoutview.nn.banks import MemoryBank
 from scoutview.nn.gather import all_gather, rank, world_size
 from scoutview.nn.losses.margin import log_sum_exp
-from scoutview.nn.negatives import (
-    drawn_rows,
-    negatives_log_sum_exp,
-    spread_rows,
-)
+from scoutview.nn.negatives import drawn_rows, negatives_log_sum_exp, spread_rows
 from scoutview.nn.online_kmeans import OnlineKMeans
 from scoutview.nn.precision import unit
 from scoutview.nn.seeds import Seed
@@ -51,6 +47,7 @@ class InterBranch(nn.Module):
             dim,
             config.inter_clusters,
             smallest=config.min_cluster,
+            smallest_half=config.smallest_half,
             distance=config.distance,
         )
         self.kmeans.refresh(bank)

@@ -26,6 +26,8 @@ class InterConfig(MethodConfig):
     """Number of clusters; training needs at least 2."""
     min_cluster: int = Field(default=20, ge=1)
     """Clusters with fewer images are dissolved, and a large one is halved for each."""
+    smallest_half: int | None = Field(default=None, ge=1)
+    """Fewest images of a half; null is `min_cluster`, 1 is open-mmlab/mmselfsup's."""
     relabel: Literal["online", "offline"] = "online"
     """Labels follow every step, or come from k-means over the bank before every epoch."""
     refresh_every: int = Field(default=100, ge=1)

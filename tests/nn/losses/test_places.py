@@ -87,10 +87,10 @@ def test_place_consistency__is_the_mean_cosine_of_pairs_and_images_without_pairs
     assert float(place_consistency(p, t, same)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("layers", [0, 1, 2])
-def test_propagation__is_the_papers_equation_cell_by_cell(layers):
+@pytest.mark.parametrize(("layers", "clamp"), [(0, 0.0), (1, 0.0), (1, 0.3), (2, 0.0)])
+def test_propagation__is_the_papers_equation_cell_by_cell(layers, clamp):
     torch.manual_seed(0)
-    module = PixelPropagation(6, exponent=2.0, layers=layers).double().eval()
+    module = PixelPropagation(6, exponent=2.0, layers=layers, clamp=clamp).double().eval()
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     with torch.no_grad():
         values = module.transform(x.flatten(0, 1)).view_as(x)
@@ -101,5 +101,5 @@ def test_propagation__is_the_papers_equation_cell_by_cell(layers):
             for j in range(5):
                 a, b = x[image, i], x[image, j]
                 cosine = float(a @ b / (a.norm() * b.norm()))
-                total += max(cosine, 0.0) ** 2 * values[image, j]
+                total += max(cosine, clamp) ** 2 * values[image, j]
             torch.testing.assert_close(smooth[image, i], total)
