@@ -27,6 +27,7 @@ from scoutview.index.config import (
     KFold,
     LabelmapFolder,
     LabelTable,
+    ReportTable,
     SourceSplit,
 )
 
@@ -305,6 +306,24 @@ def test_build__warns_of_labels_and_images_that_are_gone(tmp_path, caplog):
     assert "2 of 3 images that the cohort had are gone" in caplog.text
     build(tmp_path / "s", tmp_path / "c", key_file=key)
     assert caplog.text.count("gone") == 2, "more images lose none"
+
+
+def test_build__warns_of_joined_tables_that_are_gone(tmp_path, caplog):
+    write_series(tmp_path / "s", 1, 2)
+    labels, reports = tmp_path / "labels.csv", tmp_path / "reports.csv"
+    pd.DataFrame({"file": ["0000.dcm"], "ill": [1], "site": ["A"]}).to_csv(labels, index=False)
+    pd.DataFrame({"file": ["0000.dcm"], "text": ["Clear."]}).to_csv(reports, index=False)
+    tables = {
+        "labels": (LabelTable(table=labels, columns=("ill",), keep=("site",)),),
+        "reports": ReportTable(path=reports),
+    }
+    for _ in range(2):
+        build(tmp_path / "s", tmp_path / "c", key_file=tmp_path / "key", **tables)
+    assert "gone" not in caplog.text
+    labels_only = (LabelTable(table=labels, columns=("ill",)),)
+    build(tmp_path / "s", tmp_path / "c", key_file=tmp_path / "key", labels=labels_only)
+    assert "all 1 reports and 1 of 1 kept columns that the cohort had are gone" in caplog.text
+    assert "labels that the cohort had" not in caplog.text
 
 
 def test_build__writes_damaged_tables_anew(tmp_path):

@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from scoutview.pixels.dicom import read_with_pydicom
 from scoutview.pixels.dicom_header import FIRST_READ, parse, starts_like_dicom
+from scoutview.pixels.dicom_pydicom import read_with_pydicom
 from scoutview.pixels.source import BytesSource
 
 ASSETS = Path(__file__).parents[1] / "assets"

@@ -229,6 +229,28 @@ def test_verify__names_the_image_whose_bytes_changed(cohort):
     assert [found.image_id for found in damage] == [cohort.table["image_id"][3]]
 
 
+def test_verify__refuses_a_changed_row_table(cohort):
+    folder = build_store(cohort, workers=1).folder
+    table = bytearray((folder / "rows.bin").read_bytes())
+    table[11] ^= 1
+    (folder / "rows.bin").write_bytes(table)
+    with pytest.raises(RunError, match=r"rows\.bin is damaged; remove store\.json"):
+        Store.open(folder).verify()
+    (folder / "store.json").unlink()
+    assert build_store(cohort, workers=1).verify() == []
+
+
+def test_read__says_where_packed_pixels_are_damaged(cohort):
+    store = build_store(cohort, StoreConfig(codec="lz4"), workers=1)
+    record = store.record(3)
+    path = store.folder / "shards" / f"{store.shards[record.shard]}.bin"
+    packed = bytearray(path.read_bytes())
+    packed[record.offset : record.offset + record.length] = bytes(record.length)
+    path.write_bytes(packed)
+    with pytest.raises(RunError, match=r"an image cannot be unpacked .* --verify"):
+        Store.open(store.folder).read(3)
+
+
 def test_verify__refuses_a_store_with_a_missing_shard(cohort):
     store = build_store(cohort, workers=1)
     (store.folder / "shards" / f"{store.shards[0]}.bin").unlink()

@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def warn_of_losses(out: Path, attached: Attached, key: bytes) -> None:
-    """Warn of labels and images of the finished cohort in `out` that the new one lacks.
+    """Warn of what the finished cohort in `out` has and the new one lacks.
 
     Args:
         out: The cohort folder, as the previous build left it.
@@ -27,6 +27,7 @@ def warn_of_losses(out: Path, attached: Attached, key: bytes) -> None:
     try:
         before = Cohort.open(out)
         labels = {label.name for label in before.labels} - {label.name for label in attached.labels}
+        joined = _lost_joins(before, attached)
         images = _lost_images(before, attached, key)
     except RunError:  # damaged or too new: the build replaces it, and nothing can be compared
         return
@@ -37,6 +38,11 @@ def warn_of_losses(out: Path, attached: Attached, key: bytes) -> None:
             len(labels),
             len(before.labels),
         )
+    if joined:
+        _LOG.warning(
+            "%s that the cohort had are gone; to keep them, name the same tables as before",
+            joined,
+        )
     if images:
         _LOG.warning(
             "%d of %d images that the cohort had are gone; to keep them, name all sources in one"
@@ -44,6 +50,21 @@ def warn_of_losses(out: Path, attached: Attached, key: bytes) -> None:
             images,
             before.content["counts"]["rows"],
         )
+
+
+def _lost_joins(before: Cohort, attached: Attached) -> str:
+    """Name the kinds of joined data of which nothing comes, and kept columns that do not come."""
+    counts = before.content["counts"]
+    come = {
+        "boxes": len(attached.boxes),
+        "reports": len(attached.reports),
+        "labelmaps": len(attached.private),
+    }
+    lost = [f"all {counts[kind]} {kind}" for kind, n in come.items() if counts[kind] and not n]
+    columns = set(before.content["kept"]) - set(attached.kept)
+    if columns:
+        lost.append(f"{len(columns)} of {len(before.content['kept'])} kept columns")
+    return " and ".join(lost)
 
 
 def _lost_images(before: Cohort, attached: Attached, key: bytes) -> int:

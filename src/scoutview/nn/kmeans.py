@@ -226,7 +226,7 @@ def _seeds(
 
 def _rows_of(rows: Tensor, numbers: Tensor, chosen: Tensor) -> Tensor:
     """Bring rows of all processes to all processes: those with the numbers `chosen`, rising."""
-    place = torch.searchsorted(chosen, numbers).clamp_max(len(chosen) - 1)  # (n,)
+    place = torch.searchsorted(chosen, numbers.contiguous()).clamp_max(len(chosen) - 1)  # (n,)
     mine = chosen[place] == numbers
     found = rows.new_zeros(len(chosen), rows.shape[1])
     found[place[mine]] = rows[mine]

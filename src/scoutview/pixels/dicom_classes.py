@@ -1,8 +1,11 @@
-"""DICOM object classes that are not images, by SOP class UID."""
+"""DICOM object classes that are not images, by SOP class UID; and one transfer syntax."""
 
 from typing import Final
 
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+
+DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+"""The transfer syntax whose whole data set is compressed."""
 
 _KINDS: Final = {
     "66": "raw_data",

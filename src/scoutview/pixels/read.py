@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scoutview.pixels import dicom, nifti, npz, raster
+from scoutview.pixels import dicom_decode, nifti, npz, raster
 from scoutview.pixels.archive import ARCHIVE_ERRORS, open_parts, split
 from scoutview.pixels.dicom_header import FIRST_READ, starts_like_dicom
 from scoutview.pixels.failures import pass_on, too_large
@@ -96,7 +96,7 @@ def _explained(error: PixelError, source: Source) -> PixelError:
 def _decode(source: Source, locator: Locator, palette: bool) -> NDArray[Any]:
     start = source.read_at(0, FIRST_READ)
     if starts_like_dicom(start):
-        return dicom.decode(source, locator, palette=palette)
+        return dicom_decode.decode(source, locator, palette=palette)
     if raster.starts_like_raster(start):
         return raster.decode(source, locator, palette=palette)
     zipped = start.startswith(_GZIP)

@@ -28,6 +28,9 @@ SCHEMA: Final = "store"
 VERSION: Final = 1
 """Version of the tables of a store together."""
 
+_WRITE_AGAIN: Final = "remove store.json beside it and run: scoutview store COHORT"
+"""What to do about a damaged table of the store: it is written anew from the shards."""
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -49,6 +52,7 @@ class Store:
         """Modality of each group number."""
         self.shards: list[str] = manifest["shards"]
         """Name of each shard number."""
+        self._rows_crc: int | None = manifest.get("rows_crc")  # older stores have none
         self.absent: int = manifest["absent"]
         """Images without pixels; `problems` says why."""
         self.table = RowTable(folder / "rows.bin")
@@ -128,6 +132,7 @@ class Store:
 
         Raises:
             DataError: The row has no pixels.
+            RunError: The shard is missing, cut short or visibly damaged.
         """
         return self.pixels(self.record(row))
 
@@ -152,7 +157,14 @@ class Store:
         mapped = self._map(record.shard)
         if record.offset + record.length > len(mapped):
             raise self._cut_short(record.shard)
-        return decode(mapped, record, window)
+        try:
+            return decode(mapped, record, window)
+        except (RuntimeError, ValueError) as error:  # what blosc2 raises
+            path = self._shard(record.shard, ".bin")
+            raise RunError(
+                f"Shard {path}: an image cannot be unpacked ({error}). Find all damage with:"
+                " scoutview store COHORT --verify."
+            ) from error
 
     def _map(self, number: int) -> mmap.mmap:
         mapped = self._maps.get(number)
@@ -196,10 +208,8 @@ class Store:
 
     def hashes(self) -> pd.DataFrame:
         """Columns `image_id`, `content_hash` and `perceptual_hash`, one line per row."""
-        remedy = "remove store.json beside it and run: scoutview store COHORT"
-        hashes: pd.DataFrame = read_parquet(
-            self.folder / "hashes.parquet", remedy=remedy
-        ).to_pandas()
+        path = self.folder / "hashes.parquet"
+        hashes: pd.DataFrame = read_parquet(path, remedy=_WRITE_AGAIN).to_pandas()
         return hashes
 
     def problems(self) -> list[dict[str, str]]:
@@ -226,14 +236,17 @@ class Store:
         )
 
     def verify(self) -> list[Damage]:
-        """Read every shard and compare it with its checksums.
+        """Read row table and shards and compare them with their checksums.
 
         Returns:
             Damaged images; empty if all is well.
 
         Raises:
-            RunError: A shard is missing, or its table is not the one it was named for.
+            RunError: The row table is damaged, a shard is missing, or its table is not the one it
+                was named for.
         """
+        if self._rows_crc not in (None, crc32(self.table.mapped.view(np.uint8))):
+            raise RunError(f"{self.folder / 'rows.bin'} is damaged; {_WRITE_AGAIN}.")
         damaged: list[Damage] = []
         for number, name in enumerate(self.shards):
             for suffix in (".bin", ".parquet"):

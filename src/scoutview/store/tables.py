@@ -21,7 +21,7 @@ from scoutview.base.errors import DataError
 from scoutview.base.files import atomic_writer, sync_folder, write_json
 from scoutview.base.tables import read_parquet
 from scoutview.store import rows, shards
-from scoutview.store.hashes import SIDE
+from scoutview.store.hashes import SIDE, crc32
 from scoutview.store.reader import MANIFEST, SCHEMA, VERSION
 from scoutview.store.rows import ROW_DTYPE
 
@@ -84,8 +84,9 @@ def write_tables(
         {},
     )
     names = _fill(folder, table, entries, columns)
+    placed = columns.records.tobytes()
     with atomic_writer(folder / "rows.bin") as stream:
-        stream.write(columns.records.tobytes())
+        stream.write(placed)
     hashes = {
         "image_id": pa.array(table["image_id"], pa.string()),
         "content_hash": pa.array(columns.content.astype(str), pa.string()),
@@ -102,6 +103,7 @@ def write_tables(
         "shards": names,
         "row_version": rows.VERSION,
         "row_bytes": ROW_DTYPE.itemsize,
+        "rows_crc": crc32(placed),
         "alignment": {"from_bytes": shards.PAGE, "large": shards.PAGE, "small": shards.LINE},
         "config": config.model_dump(mode="json"),
         "plan": plan,
