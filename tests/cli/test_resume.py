@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from tests.cohorts import TINY, radiograph_cohort, tiny_run
 from tests.command_line import scoutview
 
 from scoutview.base.files import read_json, write_json
+from scoutview.nn.backbones import build_backbone
 from scoutview.results.run import read_embeddings
 from scoutview.results.study import Study
 
@@ -105,14 +107,19 @@ def test_experiment__goes_on_with_the_folder_alone(cohort, tmp_path, monkeypatch
     probe = {"mode": {"kind": "linear_probe", "l2": [1.0]}, "fractions": [0.5], "seeds": [0, 1]}
     shared = probe | {"backbone": TINY.model_dump(mode="json"), "on_leak": "drop"}
     pixels = {"kind": "logistic_regression", "l2": [1.0]}
-    arms = [{"initialisation": "random"}, {"initialisation": "raw_pixels", "mode": pixels}]
+    for name in ("own.pt", "other.pt"):
+        torch.save(build_backbone(TINY).state_dict(), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    starts = [{"initialisation": word} for word in ("random", "own.pt", "mine=other.pt")]
+    arms = [*starts, {"initialisation": "raw_pixels", "mode": pixels}]
     grid = {"arms": arms, "transfer": shared | {"view": {"size": 28}}, "replicates": 100}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
     folder = tmp_path / "out"
     assert scoutview("experiment", cohort, "--out", folder, "--config", tmp_path / "grid.yaml") == 0
     expected = predictions(folder / "studies" / "random")
     shutil.rmtree(folder / "results")
-    shutil.rmtree(folder / "studies" / "random")
+    for name in ("random", "own.pt", "mine"):
+        shutil.rmtree(folder / "studies" / name)
     elsewhere(tmp_path, monkeypatch)
     assert scoutview("experiment", "--resume", folder) == 0
     assert (folder / "results" / "results.html").is_file()

@@ -17,6 +17,7 @@ from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import stored
 from scoutview.api.transfer import transfer
 from scoutview.api.transfer_config import Mode, TransferConfig, like_run
+from scoutview.api.transfer_starts import WORDS, split_name
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, RunError, ScoutviewError, missing_extra
 from scoutview.base.files import (
@@ -82,8 +83,9 @@ class Arm(Config):
     def label(self) -> str:
         """Name of the arm's folders."""
         start = self.pretraining.method if self.pretraining else str(self.initialisation)
+        given, path = split_name(start)
         mode = f"-{self.mode.kind}" if self.mode is not None else ""
-        return (self.name or Path(start).name + mode).replace(" ", "_")
+        return (self.name or (given or Path(path).name) + mode).replace(" ", "_")
 
 
 class ExperimentConfig(Config):
@@ -147,6 +149,7 @@ def experiment(
         MissingExtraError: Ray is not installed.
     """
     folder, place = Path(out).resolve(), Path(cohort).resolve()
+    config = _placed(config, functools.partial(_there, Path.cwd()))
     _begin(folder, place, config, resume=resume)
     config = _selected(config)
     stored(open_cohort(place, config.where))  # once, before the arms would all do it
@@ -197,7 +200,8 @@ def resume_experiment(
     if cohort is None and "cohort" not in content:
         raise RunError(f"{out} does not say where its cohort is; give the cohort's folder as well.")
     place = Path(out) / content["cohort"] if cohort is None else cohort
-    config = ExperimentConfig.build(content["written"])
+    written = ExperimentConfig.build(content["written"])
+    config = _placed(written, functools.partial(_there, Path(out).absolute()))
     return experiment(place, out, config, workers=workers, backend=backend, resume=True)
 
 
@@ -206,6 +210,7 @@ def _begin(folder: Path, cohort: Path, config: ExperimentConfig, *, resume: bool
     if not resume:
         require_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    config = _placed(config, functools.partial(_seen_from, folder))
     values, path = config.model_dump(mode="json"), folder / "experiment.json"
     if path.is_file():
         before = read_json(path, schema="experiment", version=VERSION)["config"]
@@ -213,6 +218,46 @@ def _begin(folder: Path, cohort: Path, config: ExperimentConfig, *, resume: bool
     there = relative_place(cohort, folder)
     content = {"config": values, "written": config.written(), "cohort": there}
     write_json(path, content, schema="experiment", version=VERSION)
+
+
+def _there(folder: Path, path: str) -> str:
+    """Make the path of what lies there absolute; a wrong one stays as it was written."""
+    place = os.path.normpath(folder / path)
+    return place if os.path.exists(place) else path
+
+
+def _seen_from(folder: Path, path: str) -> str:
+    """Turn an absolute path into one from a folder; a link keeps its name, which arms go by."""
+    place = Path(path)
+    return (
+        str(relative_place(place.parent, folder) / Path(place.name))
+        if place.is_absolute()
+        else path
+    )
+
+
+def _placed(config: ExperimentConfig, place: Callable[[str], str]) -> ExperimentConfig:
+    """Replace the paths of runs and of files of weights; known words stay."""
+
+    def moved(word: str) -> str:
+        name, path = split_name(word)
+        return word if path in WORDS else f"{name}={place(path)}" if name else place(path)
+
+    def started(part: Settings) -> Settings:
+        if part.backbone.weights in (None, *WORDS):
+            return part
+        weights = place(part.backbone.weights)
+        backbone = part.backbone.model_copy(update={"weights": weights})
+        return part.model_copy(update={"backbone": backbone})
+
+    def arm(one: Arm) -> Arm:
+        if one.pretraining is None:
+            return one.model_copy(update={"initialisation": moved(str(one.initialisation))})
+        wish = one.pretraining.model_copy(update={"config": started(one.pretraining.config)})
+        return one.model_copy(update={"pretraining": wish})
+
+    arms = tuple(map(arm, config.arms))
+    return config.model_copy(update={"arms": arms, "transfer": started(config.transfer)})
 
 
 def _wishes(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from scoutview.api.transfer_config import TransferConfig
 from scoutview.api.transfer_runs import FineTune, Start
@@ -29,6 +29,10 @@ def read_starts(initialisations: Sequence[str | Path], config: TransferConfig) -
             f" name each as NAME=PATH, for example first={initialisations[0]}."
         )
     return starts
+
+
+WORDS: Final = ("imagenet", "random", "raw_pixels")
+"""Initialisations that are no paths."""
 
 
 def split_name(initialisation: str | Path) -> tuple[str | None, str]:
