@@ -125,6 +125,30 @@ def test_pretrain__small_data_defaults_are_said_and_recorded(cohort, tmp_path, c
     assert "queue_length lowered from 65536 to 96" in caplog.text
 
 
+def test_pretrain__settings_written_in_part_keep_the_rest_of_the_method(cohort, tmp_path):
+    config = PretrainConfig.build(
+        tiny_config(epochs=1, probe_every=None).written() | {"optimizer": {"lr": 0.1}}
+    )
+    settings = config_class("barlow_twins").build(
+        {"hidden_dim": 16, "output_dim": 8, "schedule": {"start": 0.5}}
+    )
+    values = RunFolder.open(
+        pretrain(cohort, "barlow_twins", tmp_path / "run", config=config, settings=settings)
+    ).config
+    assert values["optimizer"] == {
+        **values["method"]["optimizer"], "lr": 0.1
+    }, "LARS with the method's own rate for biases"  # fmt: skip
+    assert (values["optimizer"]["kind"], values["optimizer"]["lr_excluded"]) == ("lars", 0.0048)
+    assert values["schedule"] == values["method"]["schedule"]
+    assert values["schedule"]["final"] == 0.001
+    assert values["schedule"]["warmup_epochs"] == pytest.approx(1 / 3), "a step of three"
+    assert any("schedule.warmup_epochs lowered from 10 to 0.33" in n for n in values["notes"])
+    longer = config_class("barlow_twins").build({"schedule": {"warmup_epochs": 1}})
+    with pytest.raises(ConfigError, match=r"schedule\.warmup_epochs must end before"):
+        pretrain(cohort, "barlow_twins", tmp_path / "long", config=config, settings=longer)
+    assert not (tmp_path / "long").exists()
+
+
 def test_pretrain__what_was_written_makes_the_same_run_again(cohort, tmp_path):
     config = tiny_config(epochs=1, probe_every=None)
     settings = config_class("moco_v2")(output_dim=8)  # its queue is longer than the data

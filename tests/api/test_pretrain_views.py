@@ -100,10 +100,34 @@ def test_resume__takes_the_stored_energies(chests, tmp_path, monkeypatch):
     assert RunFolder.open(pretrain(resume=tmp_path / "run")).finished
 
 
+def test_views__written_in_part_keep_the_rest_of_the_method(chests, tmp_path):
+    part = SimCLRConfig.build({"hidden_dim": 16, "output_dim": 8, "views": {"size": 24}})
+    path = pretrain(chests, "simclr", tmp_path / "part", config=config(), settings=part)
+    whole = pretrain(chests, "simclr", tmp_path / "whole", config=config(), settings=SMALL)
+    views, usual = stored_views(path), stored_views(whole)
+    assert (views.size, usual.size) == (24, 28)
+    assert views.model_copy(update={"size": 28}) == usual
+    assert views.first.intensity.brightness == 0.1, "held to what is safe"
+    bright = {"views": {"first": {"intensity": {"brightness": 0.5}}}}
+    wish = SimCLRConfig.build({"hidden_dim": 16, "output_dim": 8, **bright})
+    views = stored_views(
+        pretrain(chests, "simclr", tmp_path / "own", config=config(), settings=wish)
+    )
+    assert (views.first.intensity.brightness, views.first.intensity.contrast) == (0.5, 0.2)
+
+
+def test_medical__goes_with_written_sizes_and_energy_bands(chests, tmp_path):
+    part = SimCLRConfig.build({"hidden_dim": 16, "output_dim": 8, "views": {"size": 24}})
+    chosen = config(view_preset="medical", energy_bands=EnergyBands(probability=1.0))
+    views = stored_views(pretrain(chests, "simclr", tmp_path / "run", config=chosen, settings=part))
+    assert (views.size, views.first.energy.probability) == (24, 1.0)
+    assert views.first.intensity.gamma == (1.8, 2.6)
+
+
 def test_views__that_contradict_are_refused_before_anything_is_written(chests, tmp_path):
     written = SimCLRConfig(views=TwoCrops(size=28, first=Augment()))
     for name, settings, chosen, message in (
-        ("simclr", written, config(view_preset="medical"), "views were written as well"),
+        ("simclr", written, config(view_preset="medical"), "more of views was written"),
         ("simclr", SMALL, config(energy_bands=EnergyBands(), views_on="device"), "on the CPU"),
         ("supervised", None, config(energy_bands=EnergyBands()), "no random view"),
     ):

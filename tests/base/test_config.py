@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import Field
@@ -58,3 +59,62 @@ def test_written__is_what_build_turns_into_the_same_again() -> None:
     assert (again.model_fields_set, again.views.model_fields_set) == ({"views"}, {"size"})
     full = Method.build(config.model_dump(mode="json"))
     assert full.model_fields_set != config.model_fields_set, "a full dump would not do"
+
+
+class Rate(Config):
+    kind: Literal["rate"] = "rate"
+    peak: float = 1.0
+    decay: float = 0.0
+
+
+class Other(Config):
+    kind: Literal["other"] = "other"
+    peak: float = 2.0
+    decay: float = 3.0
+
+
+class Wide(Config):
+    views: Views = Views(size=224)
+    rate: Rate | Other = Field(default=Rate(peak=0.3, decay=0.1), discriminator="kind")
+
+
+class Outer(Config):
+    inner: Wide = Wide(views=Views(size=96))
+
+
+def test_config__a_group_written_in_part_keeps_the_rest_of_its_default() -> None:
+    config = Outer.load(None, {"inner.rate.peak": "5"})
+    assert config.inner.rate == Rate(peak=5, decay=0.1)
+    assert config.inner.views.size == 96, "not Wide's own 224"
+    assert config.written() == {"inner": {"rate": {"peak": 5.0}}}
+    assert Outer.build(config.written()) == config
+
+
+def test_config__another_kind_starts_from_its_own_defaults() -> None:
+    config = Wide.build({"rate": {"kind": "other", "peak": 5}})
+    assert config.rate == Other(peak=5)
+    assert Wide.build(config.written()) == config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Wide(rate=Rate(peak=5)),
+        Wide(rate=Rate(kind="rate")),
+        Wide(rate=Other(peak=5)),
+        Outer(inner=Wide()),
+        Outer(inner=Wide(rate=Rate())),
+    ],
+)
+def test_config__an_object_is_taken_as_it_is_and_written_so(config: Config) -> None:
+    again = type(config).build(config.written())
+    assert again == config
+    assert again.written() == config.written()
+
+
+def test_over__takes_what_was_not_written_from_another_default() -> None:
+    usual = Rate(peak=7, decay=8)
+    assert Wide.build({"rate": {"peak": 5}}).rate.over(usual) == Rate(peak=5, decay=8)
+    assert Wide.build({"rate": {"peak": 5}}).rate.over(Other()) == Other(peak=5)
+    assert Wide(rate=Rate(peak=5)).rate.over(usual) == Rate(peak=5, decay=0)
+    assert Wide.build({"rate": {"kind": "other"}}).rate.over(usual) == Other()

@@ -71,7 +71,7 @@ def test_method_set__names_the_nearest_setting_of_the_method(cohort, tmp_path, c
         (("store", "x", "--max-side", "2"), "max_side"),
         (("transfer", "x", "--out", "o", "--set", "seeds"), "key=value"),
         (("transfer", "x", "--out", "o", "--set", "seeds=[1"), "seeds: expected YAML"),
-        (("transfer", "x", "--out", "o", "--set", "mode.l2=[1]"), "mode.kind"),
+        (("transfer", "x", "--out", "o", "--set", "mode.epochs=3"), "mode.linear_probe.epochs"),
         (("transfer", "x", "--out", "o", "--fraction", "1.5"), "fraction"),
         (("transfer", "x", "--out", "o", "--seed", "-1"), "greater than or equal to 0, got -1"),
         (("transfer", "x", "--out", "o", "--set", "folds=[-1]"), "greater than or equal to 0"),

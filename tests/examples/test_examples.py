@@ -50,7 +50,7 @@ def test_index_and_show__finds_the_tilted_head(run, tmp_path):
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("quarter_of_the_set")
 def test_pretrain_and_transfer__ends_with_table_and_page(run, tmp_path):
-    shown = run("pretrain_and_transfer", "--out", "out", "--samples", 256, "--seeds", 2)
+    shown = run("pretrain_and_transfer", "--out", "out", "--samples", 5120, "--seeds", 2)
     assert re.search(r"\| simclr \| 2 \| 0\.\d{3} \|", shown)
     assert re.search(r"\| random \| 2 \| 0\.\d{3} \|", shown)
     assert (tmp_path / "out" / "results" / "results.html").is_file()

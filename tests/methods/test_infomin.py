@@ -47,7 +47,7 @@ def test_preflight__lowers_the_default_queue_and_refuses_one_that_the_user_wrote
     config, notes = InfoMinConfig().preflight(4708, 256)
     assert config.queue_length == 4608
     assert "65536" in notes[0]
-    with pytest.raises(ConfigError, match="at most 4608"):
+    with pytest.raises(ConfigError, match="at most 4708"):
         InfoMinConfig(queue_length=10_000).preflight(4708, 256)
     with pytest.raises(ConfigError, match="at least the batch of 256"):
         InfoMinConfig(queue_length=100).preflight(4708, 256)

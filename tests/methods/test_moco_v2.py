@@ -31,8 +31,9 @@ def test_preflight__lowers_the_default_queue_to_whole_batches_of_the_data():
 
 
 def test_preflight__refuses_a_queue_that_the_user_wrote():
-    with pytest.raises(ConfigError, match="at most 4608"):
-        MoCoV2Config(queue_length=10_000).preflight(4708, 256)
+    assert MoCoV2Config(queue_length=4708).preflight(4708, 256)[0].queue_length == 4708
+    with pytest.raises(ConfigError, match="at most 4708"):
+        MoCoV2Config(queue_length=4709).preflight(4708, 256)
     with pytest.raises(ConfigError, match="at least the batch of 256"):
         MoCoV2Config(queue_length=100).preflight(4708, 256)
 
@@ -81,14 +82,15 @@ def test_shuffled_batch_norm__brings_every_key_home_and_mixes_the_statistics():
 def test_lowered_queue__is_that_of_every_method_with_a_queue(name):
     kind = config_class(name)
     assert kind().preflight(4708, 256)[0].queue_length == 4608
-    with pytest.raises(ConfigError, match="at least the batch of 256, got 100; raise it to 4608"):
+    with pytest.raises(ConfigError, match="at least the batch of 256, got 100; raise it to 4708"):
         kind(queue_length=100).preflight(4708, 256)
 
 
 @pytest.mark.parametrize("name", ["moco_v2", "infomin", "pcl_v2", "simclr_v2", "moco_v2_interclr"])
-def test_loss__does_not_see_old_keys_of_the_own_image(name):
+@pytest.mark.parametrize("own_keys", ["skip", "count"])
+def test_loss__sees_old_keys_of_the_own_image_only_if_they_count(name, own_keys):
     torch.manual_seed(0)  # 8 images, batches of 4, and a queue of both batches
-    config = small_config(name, queue_length=8)
+    config = small_config(name, queue_length=8, own_keys=own_keys)
     objective = build(name, small_backbone(), config, dataset_size=64).eval()
     queue = getattr(objective, "base", objective).queue
     first = make_batch(name, 4)
@@ -102,5 +104,5 @@ def test_loss__does_not_see_old_keys_of_the_own_image(name):
         for changed in ([], [5], [1]):  # nothing, the key of image 5, that of another image
             queue.rows[changed] = queue.rows[changed].roll(1, dims=1)
             losses.append(float(objective(again, progress(2)).loss))
-    assert losses[1] == losses[0]
+    assert (losses[1] == losses[0]) == (own_keys == "skip")
     assert losses[2] != losses[1]

@@ -27,8 +27,8 @@ def test_preflight__lowers_clusters_in_proportion_and_the_queue_to_the_data():
     assert config.queue_length == 4608
     assert config.negative_prototypes == 470
     assert len(notes) == 3
-    with pytest.raises(ConfigError, match="negative_prototypes must be at most 100"):
-        PCLV2Config(clusters=(100,), negative_prototypes=16000).preflight(4708, 256)
+    written = PCLV2Config(clusters=(100,), negative_prototypes=16000).preflight(4708, 256)[0]
+    assert written.negative_prototypes == 16000, "all others, if there are fewer"
     with pytest.raises(ConfigError, match="clusters must be at most 2354"):
         PCLV2Config(clusters=(2355,)).preflight(4708, 256)
     with pytest.raises(ConfigError, match="at least the batch of 256"):

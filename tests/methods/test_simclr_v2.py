@@ -55,7 +55,7 @@ def test_preflight__lowers_the_default_memory_and_refuses_a_short_one():
     config, notes = SimCLRV2Config().preflight(4708, 256)
     assert config.queue_length == 4608
     assert "65536" in notes[0]
-    with pytest.raises(ConfigError, match="at most 4608"):
+    with pytest.raises(ConfigError, match="at most 4708"):
         SimCLRV2Config(queue_length=10_000).preflight(4708, 256)
     with pytest.raises(ConfigError, match="0 or hold at least the batch of 256"):
         SimCLRV2Config(queue_length=100).preflight(4708, 256)

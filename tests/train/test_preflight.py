@@ -2,20 +2,50 @@ import pytest
 import torch
 from tests.train.toy import Toy, ToySource, toy_config
 
-from scoutview.nn.optim_config import CosineSchedule, StepSchedule
+from scoutview.base.errors import ConfigError
+from scoutview.nn.optim_config import (
+    ConstantSchedule,
+    CosineSchedule,
+    CyclicCosineSchedule,
+    StepSchedule,
+)
 from scoutview.train.devices import start_fabric
-from scoutview.train.preflight import Estimate, check_budget, estimate
+from scoutview.train.preflight import Estimate, check_budget, estimate, fit_warmup
 
 
 def test_check_budget__names_what_looks_unintended():
     assert check_budget(toy_config(epochs=10, samples=None), 32) == []
     (less,) = check_budget(toy_config(samples=16), 32)
     assert "2 steps is less than one epoch of 4" in less
-    long = toy_config(epochs=10, samples=None, schedule=CosineSchedule(warmup_epochs=9))
-    assert "36 steps is shortened to half of the budget, 20 steps" in check_budget(long, 32)[0]
     never = toy_config(epochs=10, samples=None, schedule=StepSchedule(milestones=(5, 50)))
     assert "[50.0] lie beyond" in check_budget(never, 32)[0]
     assert "7 of 39 images do not fill" in check_budget(toy_config(epochs=9, samples=None), 39)[0]
+
+
+@pytest.mark.parametrize("kind", [CosineSchedule, ConstantSchedule, StepSchedule])
+def test_fit_warmup__lowers_defaults_and_refuses_what_never_ends(kind):
+    def fitted(epochs, *, written, total=41):
+        schedule = kind(warmup_epochs=epochs)
+        return fit_warmup(schedule, total_steps=total, steps_per_epoch=10, written=written)
+
+    assert fitted(2, written=False) == (kind(warmup_epochs=2), [])
+    schedule, (note,) = fitted(3, written=False)
+    assert schedule.warmup_epochs == 2
+    assert note == (
+        "schedule.warmup_epochs lowered from 3 to 2, because the training has 4.1 epochs."
+    )
+    assert fitted(3, written=True) == (kind(warmup_epochs=3), [])
+    with pytest.raises(ConfigError, match=r"of 4\.1 epochs, at 4 or less, got 5;"):
+        fitted(5, written=True)
+    assert fitted(1, written=False, total=1)[0].warmup_epochs == 0
+
+
+def test_fit_warmup__has_nothing_to_say_where_there_is_none():
+    for schedule in (CosineSchedule(), CyclicCosineSchedule()):
+        assert fit_warmup(schedule, total_steps=1, steps_per_epoch=1, written=True) == (
+            schedule,
+            [],
+        )
 
 
 def test_estimate__counts_memory_and_leaves_no_trace():

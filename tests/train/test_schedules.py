@@ -122,7 +122,8 @@ def test_rate__gives_the_named_schedules():
     assert at(CyclicCosineSchedule(growth=2), 10, 20, 30) == pytest.approx([1, 0.5, 1])
 
 
-def test_rate__a_budget_shorter_than_the_warmup_still_reaches_the_peak():
-    config = CosineSchedule(warmup_epochs=10)
+def test_rate__a_warmup_of_most_of_the_training_is_taken_as_it_is():
+    config = CosineSchedule(warmup_epochs=3)
     rates = [schedules.rate(config, s, total_steps=40, steps_per_epoch=10) for s in range(41)]
-    assert max(rates) == rates[20] == 1
+    assert max(rates) == rates[30] == 1
+    assert rates[40] == 0

@@ -20,9 +20,10 @@ from scoutview.index.cohort import Cohort
 from scoutview.methods import method_class
 from scoutview.methods.config import MethodConfig
 from scoutview.nn.backbones import network_kind
+from scoutview.nn.optim_config import ScheduleConfig
 from scoutview.store.reader import Store
 from scoutview.tasks.targets import Targets, read_targets
-from scoutview.train.preflight import check_budget
+from scoutview.train.preflight import check_budget, fit_warmup
 from scoutview.views.policy import EvalView
 
 if TYPE_CHECKING:
@@ -65,9 +66,12 @@ def make_plan(
         config = config.model_copy(update={"data": data})
         notes.append("Only the training part of the cohort is used (data.split = train).")
     settings = settings.for_network(network_kind(config.backbone))
+    own = "schedule" in config.model_fields_set
     for field in ("optimizer", "schedule"):
-        if field not in config.model_fields_set:
-            config = config.model_copy(update={field: getattr(settings, field)})
+        usual = getattr(settings, field)
+        written = field in config.model_fields_set
+        chosen = getattr(config, field).over(usual) if written else usual
+        config = config.model_copy(update={field: chosen})
     plan = lay_out(cohort, method, settings, config, fabric, ())
     size = len(plan.samples)
     settings, more = settled_views(
@@ -81,6 +85,11 @@ def make_plan(
     )
     notes += more
     notes += check_budget(config, size)
+    schedule, more = _warmed(config, config if own else settings, size)
+    notes += more
+    config = config.model_copy(update={"schedule": schedule})
+    if not own:
+        settings = settings.with_defaults(schedule=schedule)
     epochs = config.total_steps(size) / config.steps_per_epoch(size)
     settings, more = settings.preflight_budget(epochs)
     notes += more
@@ -103,6 +112,19 @@ def make_plan(
         plan.samples,
         plan.targets,
         tuple(notes),
+    )
+
+
+def _warmed(
+    config: PretrainConfig, owner: PretrainConfig | MethodConfig, size: int
+) -> tuple[ScheduleConfig, list[str]]:
+    """Fit the warm-up to the budget; `owner` says whether it was written."""
+    named = owner.schedule.model_fields_set if "schedule" in owner.model_fields_set else set()
+    return fit_warmup(
+        config.schedule,
+        total_steps=config.total_steps(size),
+        steps_per_epoch=config.steps_per_epoch(size),
+        written="warmup_epochs" in named,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError
 from scoutview.base.randomness import SUBSETS, generator
 from scoutview.data.samples import Samples
@@ -26,6 +27,8 @@ ViewPreset = Literal["method", "medical"]
 
 _SMALL_SIDE: Final = 224
 """Images with a shorter side below this get views of their own size."""
+_KEPT_BY_PRESET: Final = {"counts", "size", "sizes"}
+"""What may be written of views beside a preset."""
 _REFERENCE: Final = 1
 """Address of the draw of reference images."""
 
@@ -43,11 +46,11 @@ def settled_views(
     """Decide what was left open of a method's views.
 
     Args:
-        settings: The method's configuration; views that the user wrote keep what was written.
+        settings: The method's configuration; what the user wrote of its views stays.
         samples: The training set.
         store: Where it is.
         preset: The method's own views, or their numbers and sizes with the medical changes.
-        energy_bands: Change of energy bands for every view that has none.
+        energy_bands: Change of energy bands for every view that has none of its own.
         views_on: Where views are made.
         seed: The run's seed, which chooses the reference images.
 
@@ -58,15 +61,12 @@ def settled_views(
         ConfigError: Two settings contradict each other.
     """
     views: Any = settings.views  # type: ignore[attr-defined]
-    notes: list[str] = []
-    if "views" not in settings.model_fields_set:
-        views, notes = _fitted(medical(views) if preset == "medical" else views, samples, store)
-    elif preset != "method":
-        raise ConfigError(
-            f"view_preset {preset!r} replaces the method's views, but views were written as well;"
-            " leave one of them out."
-        )
-    if energy_bands is not None:
+    written = views if "views" in settings.model_fields_set else None
+    if preset == "medical":
+        _check_preset(written)
+        views = medical(views, energy_bands)
+    views, notes = _fitted(views, written, samples, store)
+    if preset != "medical" and energy_bands is not None:
         views = with_energy_bands(views, energy_bands)
     changed = _bands_of(views)
     if changed and views_on == "device":
@@ -82,26 +82,36 @@ def settled_views(
     return settings.model_copy(update={"views": views}), notes
 
 
-def _fitted(views: Any, samples: Samples, store: Store) -> tuple[Any, list[str]]:
-    """Fit views to the images' size and modalities."""
+def _check_preset(written: Config | None) -> None:
+    named = set() if written is None else written.model_fields_set - _KEPT_BY_PRESET
+    if named:
+        raise ConfigError(
+            "view_preset 'medical' replaces the method's views except for their number and size,"
+            f" but more of views was written ({', '.join(sorted(named))}); leave one of them out."
+        )
+
+
+def _fitted(
+    views: Any, written: Config | None, samples: Samples, store: Store
+) -> tuple[Any, list[str]]:
+    """Fit views to the images' size and modalities; what was written of them stays."""
+
+    def kept(policy: Any) -> Any:
+        return policy if written is None else written.over(policy)
+
     table = store.table.mapped[samples.rows[:: max(1, len(samples.rows) // 1000)]]
     side = int(np.median(np.minimum(table["height"], table["width"])))
     # files without a header say nothing of their modality: the strictest limits hold
     named = {store.groups[group] for group in np.unique(table["group"])}
-    fitted = for_modalities({name if name in LIMITS else "other" for name in named}, views)
+    views = kept(views)
+    fitted = kept(for_modalities({name if name in LIMITS else "other" for name in named}, views))
     notes = []
     if fitted != views:
         notes.append("Views are held to what is safe for the modalities of the data.")
     if side < _SMALL_SIDE:
-        if isinstance(fitted, TwoCrops):
-            fitted = two_crops_for_small_images(fitted, side)
-        elif isinstance(fitted, MultiCrop):
-            fitted = multi_crop_for_small_images(fitted, side)
-        elif isinstance(fitted, CropsAndPatches):
-            fitted = patches_for_small_images(fitted, side)
-        else:
-            fitted = fitted.model_copy(update={"size": side})
-        notes.append(f"Views are lowered to the images' own size, {side} pixels.")
+        small = kept(_for_small_images(fitted, side))
+        notes += _told(fitted, small, side)
+        fitted = small
     rescale = getattr(fitted, "rescale", None)
     if rescale and side * rescale[1] <= max(max(spec.size) for spec in fitted.specs(2)):
         fitted = fitted.model_copy(update={"rescale": None})
@@ -110,6 +120,30 @@ def _fitted(views: Any, samples: Samples, store: Store) -> tuple[Any, list[str]]
             " crops are drawn by area instead."
         )
     return fitted, notes
+
+
+def _for_small_images(views: Any, side: int) -> Any:
+    if isinstance(views, TwoCrops):
+        return two_crops_for_small_images(views, side)
+    if isinstance(views, MultiCrop):
+        return multi_crop_for_small_images(views, side)
+    if isinstance(views, CropsAndPatches):
+        return patches_for_small_images(views, side)
+    return views.model_copy(update={"size": side})
+
+
+def _told(before: Any, small: Any, side: int) -> list[str]:
+    """Say what fitting views to small images changed."""
+    if small == before:
+        return []
+    sizes = [[spec.size for spec in policy.specs(2)] for policy in (before, small)]
+    what = "lowered to the images' own size," if sizes[0] != sizes[1] else "fitted to images of"
+    blurred = [
+        any(spec.augment.intensity.blur_probability for spec in policy.specs(2))
+        for policy in (before, small)
+    ]
+    off = " Blur is off, which would be below a pixel." if blurred == [True, False] else ""
+    return [f"Views are {what} {side} pixels.{off}"]
 
 
 def _bands_of(views: Any) -> set[EnergyBands]:

@@ -5,13 +5,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from scoutview.base.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of every configuration. Unknown keys are refused, values never change."""
+    """Base of every configuration. Unknown keys are refused, values never change.
+
+    A group of settings may be written in part: what is left out is as in the group's default. An
+    object is taken as it is.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
@@ -21,6 +31,36 @@ class Config(BaseModel):
         """Count `kind` as written: without it nobody can tell which of several configs this is."""
         if "kind" in type(self).model_fields:
             self.model_fields_set.add("kind")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _complete(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, dict):
+            return handler(values)
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        groups = {
+            name: default
+            for name, default in defaults.items()
+            if name in values and isinstance(default, Config)
+        }
+        whole = {name: _over(default, values[name]) for name, default in groups.items()}
+        made = handler({**values, **whole})
+        for name in groups:
+            _forget_defaults(getattr(made, name), values[name])
+        return made
+
+    def over(self, default: "Config") -> "Config":
+        """Take what was not written from another default of this group.
+
+        Raises:
+            ConfigError: What was written does not go with the default.
+        """
+        written = self.model_dump(exclude_unset=True)
+        if not _same_kind(default, written):
+            return self
+        made = type(default).build(_over(default, written))
+        _forget_defaults(made, written)
+        return made
 
     @classmethod
     def build(cls, values: dict[str, Any]) -> Self:
@@ -59,6 +99,54 @@ class Config(BaseModel):
         for dotted, text in (overrides or {}).items():
             _set(values, dotted.split("."), _parsed(text, dotted))
         return cls.build(values)
+
+
+def _same_kind(default: Config, written: dict[str, Any]) -> bool:
+    kind = getattr(default, "kind", None)
+    return kind is None or written.get("kind", kind) == kind
+
+
+def _over(default: Config, written: Any) -> Any:
+    """Lay what was written for a group over its default; another kind starts from its own."""
+    if isinstance(written, Config):
+        return _wholly_written(written, default)
+    if not isinstance(written, dict) or not _same_kind(default, written):
+        return written
+    whole = {name: getattr(default, name) for name in type(default).model_fields}
+    fields = type(default).model_fields
+    values = {
+        name: value
+        for name, value in whole.items()
+        if name == "kind" or value != fields[name].default
+    }
+    return values | {
+        name: _over(whole[name], value) if isinstance(whole.get(name), Config) else value
+        for name, value in written.items()
+    }
+
+
+def _wholly_written(group: Config, default: Any) -> Config:
+    """Count all as written in which an object differs from the default of its place.
+
+    One of several kinds is written as a whole: its default may give way to another kind.
+    """
+    alike = type(group) is type(default) and not hasattr(group, "kind")
+    values = {name: getattr(group, name) for name in type(group).model_fields}
+    usual = {name: getattr(default, name) if alike else None for name in values}
+    changed = {
+        name: _wholly_written(value, usual[name]) if isinstance(value, Config) else value
+        for name, value in values.items()
+        if name in group.model_fields_set or value != usual[name] or not alike
+    }
+    return group.model_copy(update=changed)
+
+
+def _forget_defaults(group: Any, written: Any) -> None:
+    """Count as written only what was, in a group that was completed from its default."""
+    if isinstance(group, Config) and isinstance(written, dict):
+        group.model_fields_set.intersection_update(written)
+        for name in group.model_fields_set:
+            _forget_defaults(getattr(group, name), written[name])
 
 
 def _read(file: Path) -> Any:

@@ -106,8 +106,11 @@ class MethodConfig(Config):
 
     def with_defaults(self, **values: Any) -> Self:
         """Replace defaults; what the user wrote stays, and what is replaced stays a default."""
-        silent = {name: v for name, v in values.items() if name not in self.model_fields_set}
-        copy = self.model_copy(update=silent)
+        written = self.model_fields_set & values.keys()
+        groups = {name: values[name] for name in written if isinstance(values[name], Config)}
+        kept = {name: getattr(self, name).over(default) for name, default in groups.items()}
+        silent = {name: value for name, value in values.items() if name not in written}
+        copy = self.model_copy(update=silent | kept)
         copy.model_fields_set.difference_update(silent)
         return copy
 
@@ -144,7 +147,7 @@ def lowered(config: C, field: str, limit: int, why: str) -> tuple[C, list[str]]:
 def lowered_queue(
     config: C, dataset_size: int, batch_size: int, *, may_be_empty: bool = False
 ) -> tuple[C, list[str]]:
-    """Lower the default `queue_length` to the whole batches of the data.
+    """Lower the default `queue_length` to the whole batches of the data, a written one to the data.
 
     Args:
         config: A configuration with an integer setting `queue_length`.
@@ -158,7 +161,7 @@ def lowered_queue(
     Raises:
         ConfigError: The queue is shorter than a batch, or the user wrote one longer than the data.
     """
-    limit = max(batch_size, dataset_size // batch_size * batch_size)
+    limit = longest_queue(config, dataset_size, batch_size)
     length: int = config.queue_length  # type: ignore[attr-defined]
     if length < batch_size and not (may_be_empty and length == 0):
         must, other = ("be 0 or hold", "set it to 0") if may_be_empty else ("hold", "")
@@ -167,6 +170,16 @@ def lowered_queue(
             f" to {limit} or {other or 'lower batch_size'}."
         )
     return lowered(config, "queue_length", limit, f"there are {dataset_size} training images")
+
+
+def longest_queue(config: MethodConfig, dataset_size: int, batch_size: int) -> int:
+    """Return the rows that a queue may hold: the data, as a default whole batches of them."""
+    whole = (
+        dataset_size
+        if "queue_length" in config.model_fields_set
+        else dataset_size // batch_size * batch_size
+    )
+    return max(batch_size, whole)
 
 
 def lowered_negatives(config: C, dataset_size: int, batch_size: int) -> tuple[C, list[str]]:

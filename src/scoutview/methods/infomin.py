@@ -9,6 +9,7 @@ instead of before the next forward pass, which is the same.
 """
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -39,7 +40,9 @@ _AUGMENT = Augment(
 class InfoMinConfig(MethodConfig):
     """Defaults are the paper's."""
 
-    views: CropsAndPatches = CropsAndPatches(crops=2, scale=(0.2, 1.0), first=_AUGMENT)
+    views: CropsAndPatches = CropsAndPatches(
+        crops=2, scale=(0.2, 1.0), first=_AUGMENT, patch=Augment()
+    )
     """Two crops of every image, and nine patches of another crop in random order."""
     hidden_dim: int = Field(default=2048, ge=1)
     """Width of the hidden layers of the projector and of the patches' projection."""
@@ -53,6 +56,8 @@ class InfoMinConfig(MethodConfig):
     """Share of the teacher that stays at each update."""
     queue_length: int = Field(default=65536, ge=1)
     """Keys in the queue."""
+    own_keys: Literal["skip", "count"] = "skip"
+    """Old keys of a query's own image are no negatives, or "count" (HobbitLong/PyContrast)."""
     shuffle_batch_norm: bool = True
     """Shuffle images between processes for the keys; no effect with synchronised batch norm."""
     optimizer: OptimizerConfig = SGDConfig(lr=0.03, weight_decay=1e-4, decay_excluded=True)
@@ -94,7 +99,8 @@ class InfoMin(Objective):
         jigsaw = unit(self.jigsaw(patches))  # (B, output_dim)
         key = self._keys(batch.views[1], progress)  # (B, output_dim)
         self.queue.hold(key, batch.rows)
-        of_crop, of_jigsaw = self.losses(query, jigsaw, key, own=batch.rows)
+        own = batch.rows if self.config.own_keys == "skip" else None
+        of_crop, of_jigsaw = self.losses(query, jigsaw, key, own=own)
         loss = torch.lerp(of_crop, of_jigsaw, self.config.jigsaw_weight)
         logs = {
             "crop_loss": of_crop.detach(),

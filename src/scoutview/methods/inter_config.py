@@ -125,9 +125,10 @@ def fitted_inter(config: C, dataset_size: int) -> tuple[C, list[str]]:
     config, more = lowered(config, "min_cluster", most, why)
     notes += more
     if isinstance(config, InterNegativesConfig):
-        candidates = dataset_size - each
+        candidates = dataset_size - (each if config.pool_of == "candidates" else 0)
         most = pool_size(config.sampling, candidates, config.pool_share)
-        why = f"{config.sampling} sampling has {most} of the {candidates} images of other clusters"
+        whose = "of other clusters" if config.pool_of == "candidates" else "of the bank"
+        why = f"{config.sampling} sampling has {most} of the {candidates} images {whose}"
         config, more = lowered(config, "inter_negatives", most, why)
         notes += more
     return config, notes

@@ -8,6 +8,7 @@ optimiser instead of before the next forward pass, which is the same.
 """
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -45,6 +46,8 @@ class MoCoV2Config(MethodConfig):
     """Share of the teacher that stays at each update."""
     queue_length: int = Field(default=65536, ge=1)
     """Keys in the queue."""
+    own_keys: Literal["skip", "count"] = "skip"
+    """Old keys of a query's own image are no negatives, or "count" (facebookresearch/moco)."""
     shuffle_batch_norm: bool = True
     """Shuffle images between processes for the keys; no effect with synchronised batch norm."""
     optimizer: OptimizerConfig = SGDConfig(lr=0.03, weight_decay=1e-4, decay_excluded=True)
@@ -79,7 +82,7 @@ class MoCoV2(Objective):
             key,
             self.queue.rows,
             temperature=self.config.temperature,
-            own=batch.rows,
+            own=batch.rows if self.config.own_keys == "skip" else None,
             images=self.queue.images,
         )
         logs = {"chance_loss": torch.full_like(loss.detach(), math.log(1 + len(self.queue)))}

@@ -76,7 +76,7 @@ class MoCoV2InterCLR(Objective):
             others=self.base.queue.rows,
             asking=query if self.inter_head is None else unit(self.inter_head(features)),
             temperature=self.config.temperature,
-            images=self.base.queue.images,
+            images=self.base.queue.images if self.config.own_keys == "skip" else None,
         )
         self._new.append((batch.rows, key))
         self.inter.collect(batch.rows)

@@ -53,6 +53,8 @@ class PCLV2Config(MethodConfig):
     """Share of the teacher that stays at each update."""
     queue_length: int = Field(default=16000, ge=1)
     """Keys in the queue."""
+    own_keys: Literal["skip", "count"] = "skip"
+    """Old keys of a query's own image are no negatives, or "count" (salesforce/PCL)."""
     clusters: ClusterCounts = (25000, 50000, 100000)
     """Clusters of each clustering."""
     negative_prototypes: int = Field(default=16000, ge=1)
@@ -79,10 +81,12 @@ class PCLV2Config(MethodConfig):
         """Keep enough images for every cluster, and the queue within the data."""
         config, notes = lowered_queue(self, dataset_size, batch_size)
         config, more = fitted_clusters(config, dataset_size)
-        most = max(config.clusters)
-        why = f"the finest clustering has {most} prototypes"
-        config, few = lowered(config, "negative_prototypes", most, why)
-        return config, more + few + notes
+        if "negative_prototypes" not in self.model_fields_set:  # written, it may be more
+            most = max(config.clusters)
+            why = f"the finest clustering has {most} prototypes"
+            config, few = lowered(config, "negative_prototypes", most, why)
+            more += few
+        return config, more + notes
 
     def preflight_budget(self, epochs: float) -> tuple[Self, list[str]]:
         """Let an epoch with prototypes begin."""
@@ -133,7 +137,7 @@ class PCL(Objective):
             key,
             self.queue.rows,
             temperature=self.config.temperature,
-            own=batch.rows,
+            own=batch.rows if self.config.own_keys == "skip" else None,
             images=self.queue.images,
         )
         loss, chance = instance, math.log(1 + len(self.queue))

@@ -34,7 +34,7 @@ from scoutview.nn.optim_config import CosineSchedule, OptimizerConfig, ScheduleC
 from scoutview.nn.precision import unit
 from scoutview.views.policy import Augment, CropsAndPatches, Intensity
 
-_AUGMENT = Augment(intensity=Intensity(brightness=0.4, contrast=0.4))
+_AUGMENT = Augment(intensity=Intensity(brightness=0.4, contrast=0.4, jitter_probability=1.0))
 
 
 class PIRLConfig(MethodConfig):

@@ -75,8 +75,8 @@ class SeLaV2Config(MethodConfig):
 def relabels(epoch: int, total_epochs: int, updates: int | None) -> bool:
     """Say whether labels are computed before an epoch.
 
-    Update i of n is due at 1.01 times the training's length times (i / (n - 1))^2, as in the first
-    SeLa; an update within an epoch waits for the next one.
+    Update i of n is due at (i / (n - 1))^2 of the training and a hundredth of an epoch, as in the
+    first SeLa; an update within an epoch waits for the next one.
 
     Args:
         epoch: Counted from 0.
@@ -85,7 +85,7 @@ def relabels(epoch: int, total_epochs: int, updates: int | None) -> bool:
     """
     if updates is None or epoch == 0:
         return True
-    due = [1.01 * total_epochs * (i / (updates - 1)) ** 2 for i in range(updates)]
+    due = [(total_epochs + 0.01) * (i / (updates - 1)) ** 2 for i in range(updates)]
     return any(epoch - 1 < moment <= epoch for moment in due)
 
 

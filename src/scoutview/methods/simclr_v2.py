@@ -8,6 +8,7 @@ choose the backbone, and fine-tune.
 """
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -42,6 +43,8 @@ class SimCLRV2Config(MethodConfig):
     """Softmax temperature of the loss."""
     queue_length: int = Field(default=65536, ge=0)
     """Projections in the memory; 0 for none, as in google-research/simclr."""
+    own_keys: Literal["skip", "count"] = "skip"
+    """Old projections of a view's own image are no negatives, or "count"."""
     momentum: float = Field(default=0.999, ge=0, le=1)
     """Share of the memory's network that stays at each update."""
     optimizer: OptimizerConfig = LARSConfig(lr=1.6, lr_growth="root", weight_decay=1e-4)
@@ -87,7 +90,9 @@ class SimCLRV2(Objective):
         z0, z1 = self.projector(features).chunk(2)  # (B, output_dim) each
         memory = same = None
         if self.config.queue_length:
-            memory, same = self.queue.rows, batch.rows[:, None] == self.queue.images
+            memory = self.queue.rows
+            if self.config.own_keys == "skip":
+                same = batch.rows[:, None] == self.queue.images
             self.queue.hold(self._remembered(batch.views[1]), batch.rows)
         loss = nt_xent(z0, z1, temperature=self.config.temperature, negatives=memory, same=same)
         others = 2 * len(batch) * world_size() - 1 + self.config.queue_length

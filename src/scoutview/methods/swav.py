@@ -17,7 +17,7 @@ from scoutview.base.errors import ConfigError
 from scoutview.contract import Objective, Progress, StepOutput
 from scoutview.data.batch import Batch
 from scoutview.methods.cluster_counts import ENOUGH
-from scoutview.methods.config import MethodConfig, lowered
+from scoutview.methods.config import MethodConfig, longest_queue, lowered
 from scoutview.methods.view_counts import check_view_numbers
 from scoutview.nn.backbones import Backbone, encode_views
 from scoutview.nn.clustering import BesideQueue, needs_log_domain, sinkhorn
@@ -113,7 +113,7 @@ class SwAVConfig(MethodConfig):
                 " no images apart; raise it."
             )
         config, notes = self._queue_for(batch)
-        config, more = lowered(config, "queue_length", max(batch, size // batch * batch), why)
+        config, more = lowered(config, "queue_length", longest_queue(self, size, batch), why)
         notes += more
         # by default ten images per cluster, so that a cluster can say more than an image
         most = size if "prototypes" in self.model_fields_set else max(2, size // ENOUGH)

@@ -116,7 +116,7 @@ class CosineSchedule(Config):
     kind: Literal["cosine"] = "cosine"
     """Name of the schedule."""
     warmup_epochs: float = Field(default=0.0, ge=0)
-    """Epochs of linear warm-up; at most half of the training warms up."""
+    """Epochs of linear warm-up; a default is lowered to half of a short training."""
     start: float = Field(default=0.0, ge=0, le=1)
     """Rate of the first step as a share of the peak."""
     final: float = Field(default=0.0, ge=0, le=1)

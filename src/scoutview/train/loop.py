@@ -41,7 +41,7 @@ from scoutview.train.loggers import open_loggers
 from scoutview.train.monitor import CollapseMonitor, feature_health
 from scoutview.train.optimizers import build_optimizer, set_rates
 from scoutview.train.progress import TrainingBar, gpu_memory
-from scoutview.train.schedules import rate
+from scoutview.train.schedules import check_warmup, rate
 from scoutview.train.signals import StopRequest, TrainingStoppedError
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
         Steps, samples and seconds of the whole training, resumed parts included.
 
     Raises:
+        ConfigError: The warm-up is as long as the training.
         TrainingStoppedError: SIGTERM or SIGINT came; a checkpoint is on disk.
         RunError: The loss is not finite.
         CheckpointError: A checkpoint cannot be written, or does not fit.
@@ -126,6 +127,7 @@ def fit(  # noqa: C901 - the one function that is read from top to bottom
     steps_per_epoch = config.steps_per_epoch(dataset_size)
     total_steps = config.total_steps(dataset_size)
     total_epochs = math.ceil(total_steps / steps_per_epoch)
+    check_warmup(config.schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
 
     # ---- model and optimiser; the order matters: norms, device, layout, optimiser, wrapping
     if config.world > 1 and config.batch_norm != "per_process":

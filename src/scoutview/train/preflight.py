@@ -12,8 +12,9 @@ from torch import Tensor
 
 from scoutview.contract import Objective, Progress
 from scoutview.data.batch import Batch
-from scoutview.nn.optim_config import StepSchedule
+from scoutview.nn.optim_config import ScheduleConfig, StepSchedule
 from scoutview.train.config import FitConfig
+from scoutview.train.schedules import check_warmup, warmup_steps
 
 _STATES = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}
 """Tensors that an optimiser keeps for each weight."""
@@ -57,12 +58,6 @@ def check_budget(config: FitConfig, dataset_size: int) -> list[str]:
             f"The budget of {total} steps is less than one epoch of {steps_per_epoch}; most images"
             " are never seen."
         )
-    warmup = getattr(config.schedule, "warmup_epochs", 0.0) * steps_per_epoch
-    if warmup > total / 2:
-        notes.append(
-            f"The warm-up of {warmup:.0f} steps is shortened to half of the budget,"
-            f" {total // 2} steps; lower schedule.warmup_epochs or raise the budget."
-        )
     if isinstance(config.schedule, StepSchedule):
         late = [m for m in config.schedule.milestones if m * steps_per_epoch >= total]
         if late:
@@ -74,6 +69,36 @@ def check_budget(config: FitConfig, dataset_size: int) -> list[str]:
             " epoch leaves out other ones."
         )
     return notes
+
+
+def fit_warmup(
+    schedule: ScheduleConfig, *, total_steps: int, steps_per_epoch: int, written: bool
+) -> tuple[ScheduleConfig, list[str]]:
+    """Let a default warm-up take half of a short training; refuse a written one that never ends.
+
+    Args:
+        schedule: The schedule of the training.
+        total_steps: Steps of the whole training.
+        steps_per_epoch: Steps of one epoch, >= 1.
+        written: Whether the user wrote the warm-up.
+
+    Returns:
+        The schedule, and a message if it changed.
+
+    Raises:
+        ConfigError: The user wrote a warm-up as long as the training.
+    """
+    warmup, half = warmup_steps(schedule, steps_per_epoch), total_steps // 2
+    if warmup <= half or (written and warmup < total_steps):
+        return schedule, []
+    longest, epochs = half / steps_per_epoch, total_steps / steps_per_epoch
+    if written:
+        check_warmup(schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    message = (
+        f"schedule.warmup_epochs lowered from {schedule.warmup_epochs:g} to {longest:g}, because"  # type: ignore[union-attr]
+        f" the training has {epochs:g} epochs."
+    )
+    return schedule.model_copy(update={"warmup_epochs": longest}), [message]
 
 
 def estimate(

@@ -6,6 +6,7 @@ All of them return plain floats; steps and epochs count from 0.
 import math
 from collections.abc import Sequence
 
+from scoutview.base.errors import ConfigError
 from scoutview.nn.optim_config import (
     ConstantSchedule,
     CosineSchedule,
@@ -156,7 +157,7 @@ def rate(config: ScheduleConfig, step: int, *, total_steps: int, steps_per_epoch
     Args:
         config: A schedule.
         step: Optimiser steps done.
-        total_steps: Steps of the whole training.
+        total_steps: Steps of the whole training, more than those of the warm-up.
         steps_per_epoch: Steps of one epoch, >= 1.
 
     Returns:
@@ -184,6 +185,28 @@ def rate(config: ScheduleConfig, step: int, *, total_steps: int, steps_per_epoch
             return _rise(step, config.warmup_epochs * steps_per_epoch) * config.factor**passed
 
 
+def warmup_steps(config: ScheduleConfig, steps_per_epoch: int) -> int:
+    """Count the steps until the peak."""
+    epochs = 0.0 if isinstance(config, CyclicCosineSchedule) else config.warmup_epochs
+    return round(epochs * steps_per_epoch)
+
+
+def check_warmup(config: ScheduleConfig, *, total_steps: int, steps_per_epoch: int) -> None:
+    """Require that a training reaches its peak rate.
+
+    Raises:
+        ConfigError: The warm-up is as long as the training.
+    """
+    warmup = warmup_steps(config, steps_per_epoch)
+    if warmup >= max(total_steps, 1) and warmup > 0:
+        most = (total_steps - 1) / steps_per_epoch
+        raise ConfigError(
+            f"schedule.warmup_epochs must end before the training of"
+            f" {total_steps / steps_per_epoch:g} epochs, at {most:g} or less, got"
+            f" {warmup / steps_per_epoch:g}; lower it or raise the budget."
+        )
+
+
 def _rise(step: float, warmup: float) -> float:
     return min(1.0, step / warmup) if warmup > 0 else 1.0
 
@@ -191,8 +214,7 @@ def _rise(step: float, warmup: float) -> float:
 def _cosine(config: CosineSchedule, step: int, total: int, steps_per_epoch: int) -> float:
     if config.per == "epoch":  # the rate of an epoch's first step holds for the whole epoch
         step -= step % steps_per_epoch
-    # A budget shorter than the warm-up must still reach its peak: half of it then warms up.
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
+    warmup = warmup_steps(config, steps_per_epoch)
     if config.form == "swav":
         return swav_lr(
             step,

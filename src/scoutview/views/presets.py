@@ -106,7 +106,7 @@ def with_energy_bands(policy: P, bands: EnergyBands) -> P:
     )
 
 
-def medical(policy: P) -> P:
+def medical(policy: P, bands: EnergyBands | None = None) -> P:
     """Replace a method's changes by the set made for medical images: rescale, energy, intensity.
 
     Numbers and sizes of the views stay. The image is shrunk to .1 to .7 of its length, its energy
@@ -116,6 +116,7 @@ def medical(policy: P) -> P:
 
     Args:
         policy: A method's policy of random crops, of which each crop is cut from one image.
+        bands: How energy bands are changed; None takes the defaults.
 
     Raises:
         ConfigError: The policy has no random views, or cuts crops into patches.
@@ -129,7 +130,7 @@ def medical(policy: P) -> P:
             " method's own views."
         )
     augment = Augment(
-        energy=EnergyBands(),
+        energy=bands or EnergyBands(),
         intensity=Intensity(
             brightness=0.1,
             shift=0.2,
