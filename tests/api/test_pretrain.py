@@ -19,6 +19,7 @@ from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain, written_settings
 from scoutview.api.store import store
 from scoutview.base.errors import ConfigError, RunError
+from scoutview.base.lock import alone
 from scoutview.contract import StepOutput
 from scoutview.index.config import IndexConfig
 from scoutview.methods import METHODS, config_class, method_class
@@ -275,6 +276,26 @@ def test_pretrain__killed_and_resumed_is_bit_equal(name, cohort, tmp_path):
     assert other.model_card.read_text() == one.model_card.read_text()
     with pytest.raises(RunError, match="has finished"):
         pretrain(resume=resumed)
+
+
+def test_pretrain__resumes_with_the_same_images_and_alone(tmp_path, monkeypatch):
+    cohort = make_cohort(tmp_path / "first")
+    config = tiny_config(epochs=1, probe_every=None)
+    settings = small_config("simclr")
+
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scoutview.api.pretrain.fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(cohort, "simclr", tmp_path / "run", config=config, settings=settings)
+    other = make_cohort(tmp_path / "other")  # the same images under another key
+    with pytest.raises(RunError, match="begun on other images than the 96"):
+        pretrain(other, resume=tmp_path / "run")
+    with alone(tmp_path / "run", "training"), pytest.raises(RunError, match="Another training"):
+        pretrain(resume=tmp_path / "run")
+    assert RunFolder.open(pretrain(resume=tmp_path / "run")).finished
 
 
 def test_pretrain__with_views_on_the_device_resumes_bit_equal(cohort, tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ import pytest
 from tests.index.dicoms import write_series
 
 from scoutview.base.errors import RunError
+from scoutview.base.lock import alone
 from scoutview.index import build as build_module
 from scoutview.index.build import BUILDING, build_cohort
 from scoutview.index.config import IndexConfig
-from scoutview.index.lock import alone
 from scoutview.index.scan import scan
 from scoutview.index.workers import Workers
 
@@ -80,8 +80,8 @@ def test_build__a_file_that_ends_its_process_becomes_a_problem(tmp_path, monkeyp
 _HOLD = """
 import sys
 from pathlib import Path
-from scoutview.index.lock import alone
-with alone(Path(sys.argv[1])):
+from scoutview.base.lock import alone
+with alone(Path(sys.argv[1]), "index build"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -104,11 +104,14 @@ def test_build__two_at_once_in_one_folder_are_refused_until_the_first_is_dead(tm
 
 
 def test_alone__a_folder_that_its_holder_removed_is_not_held(tmp_path):
-    with pytest.raises(RunError, match="wait until it has ended"), alone(tmp_path / "gone"):
+    with (
+        pytest.raises(RunError, match="wait until it has ended"),
+        alone(tmp_path / "gone", "index build"),
+    ):
         pass
-    with alone(tmp_path):
-        with pytest.raises(RunError), alone(tmp_path):
+    with alone(tmp_path, "index build"):
+        with pytest.raises(RunError), alone(tmp_path, "index build"):
             pass
-        (tmp_path / "lock").unlink()
-    with alone(tmp_path):
-        assert (tmp_path / "lock").exists()
+        (tmp_path / ".lock").unlink()
+    with alone(tmp_path, "index build"):
+        assert (tmp_path / ".lock").exists()

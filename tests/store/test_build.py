@@ -16,6 +16,7 @@ from tests.store.conftest import index, texture, write_nifti, write_png
 from tests.store.crashing import prepare_or_die
 
 from scoutview.base.errors import DataError, RunError, ScoutviewError
+from scoutview.base.lock import alone
 from scoutview.index.cohort import Cohort
 from scoutview.store import build
 from scoutview.store.build import StoreConfig, build_store
@@ -249,6 +250,33 @@ def test_read__says_where_packed_pixels_are_damaged(cohort):
     path.write_bytes(packed)
     with pytest.raises(RunError, match=r"an image cannot be unpacked .* --verify"):
         Store.open(store.folder).read(3)
+
+
+def test_build_store__decodes_a_shard_again_that_was_cut_short(cohort, caplog):
+    store = build_store(cohort, workers=1)
+    whole = contents(store.folder)
+    path = store.folder / "shards" / f"{store.shards[0]}.bin"
+    path.write_bytes(path.read_bytes()[:-4096])
+    assert build_store(cohort, workers=1).verify() == []
+    assert "cut short" in caplog.text
+    assert contents(store.folder) == whole
+
+
+@pytest.mark.parametrize("name", ["rows.bin", "levels.bin", "small.bin", "hashes.parquet"])
+def test_open__names_a_missing_table_and_a_build_writes_it_again(cohort, name):
+    folder = build_store(cohort, workers=1).folder
+    (folder / name).unlink()
+    with pytest.raises(RunError, match=f"{name} is missing; run: scoutview store COHORT"):
+        Store.open(folder)
+    assert build_store(cohort, workers=1).verify() == []
+
+
+def test_build_store__two_at_once_are_refused(cohort, tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    with alone(folder, "build of this store"), pytest.raises(RunError, match="Another build of"):
+        build_store(cohort, workers=1, folder=folder)
+    assert build_store(cohort, workers=1, folder=folder).verify() == []
 
 
 def test_verify__refuses_a_store_with_a_missing_shard(cohort):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from scoutview.api.pretrain_parts import modality_sizes
 from scoutview.api.pretrain_plan import Plan, lay_out, lay_out_samples, make_plan
 from scoutview.api.pretrain_results import write_results
 from scoutview.base.errors import ConfigError, RunError
+from scoutview.base.lock import alone
 from scoutview.contract import LabelSpec, Objective
 from scoutview.data.batch import Batch
 from scoutview.data.loader import Loader, widen
@@ -134,6 +135,11 @@ def _go_on(folder: Path, cohort: str | Path | Cohort | None) -> Path:
     fabric = start_fabric(config)
     whole = open_cohort(cohort if cohort is not None else (folder / values["cohort"]).resolve())
     plan = lay_out(whole, name, settings, config, fabric, tuple(values["notes"]))
+    if plan.train_images != values.get("train_images", plan.train_images):
+        raise RunError(
+            f"{folder} was begun on other images than the {len(plan.samples)} that the cohort gives"
+            " now; resume it with the cohort as it was, or start a new run."
+        )
     objective, loader = _objective(plan), _loader(plan, fabric)
     cost = _cost(plan, objective, loader, fabric)
     return _train(plan, objective, loader, run, fabric, cost, resume=True)
@@ -159,7 +165,7 @@ def _train(
         dataset_size=size,
         queue_size=queue_size(objective),
     )
-    with _log_file(run, fabric):
+    with _alone(run, fabric), _log_file(run, fabric):
         if fabric.is_global_zero:
             for note in () if resume else plan.notes:
                 logger.warning("%s", note)
@@ -181,6 +187,10 @@ def _train(
             write_results(plan, objective, run, fitted)
     fabric.barrier()
     return run.path
+
+
+def _alone(run: RunFolder, fabric: "Fabric") -> AbstractContextManager[None]:
+    return alone(run.path, "training") if fabric.is_global_zero else nullcontext()
 
 
 def _prepare(plan: Plan, fabric: "Fabric") -> Callable[[Batch], Batch]:

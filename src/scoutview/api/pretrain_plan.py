@@ -1,5 +1,6 @@
 """What `pretrain` decides before anything is trained or written."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,12 @@ class Plan:
     targets: Targets | None
     notes: tuple[str, ...]
 
+    @property
+    def train_images(self) -> str:
+        """Changes with any image of the training set and with their order."""
+        keys = self.store.table.mapped["image_key"][self.samples.rows]
+        return hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()[:32]
+
     def values(self, out: Path) -> dict[str, Any]:
         """Everything that decides what the run computes, for config.json."""
         settings = self.settings.model_dump(mode="json")
@@ -51,6 +58,7 @@ class Plan:
             "cohort": os.path.relpath(self.cohort.folder.resolve(), out.resolve()),
             "method": {"name": self.method, **settings},
             **self.config.model_dump(mode="json"),
+            "train_images": self.train_images,
             "intensity_used": self.samples.written_policies(),
             "notes": list(self.notes),
         }

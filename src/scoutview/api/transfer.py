@@ -30,6 +30,7 @@ from scoutview.api.transfer_runs import (
 )
 from scoutview.api.transfer_starts import read_start, read_starts
 from scoutview.base.errors import ConfigError, RunError, unknown
+from scoutview.base.lock import alone
 from scoutview.base.progress import bar
 from scoutview.data.samples import Samples
 from scoutview.index.cohort import Cohort
@@ -145,9 +146,10 @@ def _transfer(
             weights=start.weights,
         )
     study.add_call([start.name for start in starts], _plain(config.written()))
-    for arm in arms:
-        _train(study, arm)
-        _embed(study, arm, whole)
+    with alone(study.path, "transfer"):
+        for arm in arms:
+            _train(study, arm)
+            _embed(study, arm, whole)
     return study.path
 
 

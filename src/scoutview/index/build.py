@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from scoutview.base.errors import DataError, RunError
 from scoutview.base.files import remove_partial
+from scoutview.base.lock import alone
 from scoutview.base.tables import is_whole
 from scoutview.index.attach import Attached, attach
 from scoutview.index.cohort import PRIVATE_LOST, Cohort
 from scoutview.index.config import IndexConfig
 from scoutview.index.finish import write, write_problems
-from scoutview.index.lock import alone
 from scoutview.index.losses import warn_of_losses
 from scoutview.index.parts import part_path, part_writer, read_part
 from scoutview.index.privacy import key_from_file, new_key, pseudonym, write_key
@@ -83,7 +83,7 @@ def build_cohort(
     work = out / BUILDING
     goes_on = work.exists()
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with alone(work):
+    with alone(work, "index build"):
         # After a crash everything runs in workers, where the file that ends one is found.
         count = config.workers or os.cpu_count() or 1
         with Workers(count, patience=0.0 if goes_on else START_SECONDS) as workers:

@@ -27,6 +27,7 @@ from pydantic import Field
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.base.files import read_json, remove_partial
+from scoutview.base.lock import alone
 from scoutview.base.processes import process_pool
 from scoutview.base.progress import Bar, bar
 from scoutview.base.tables import read_parquet
@@ -107,7 +108,7 @@ def build_store(
     Raises:
         ConfigError: `workers` is below 1.
         DataError: The cohort has no images, or its private table lacks one.
-        RunError: No worker process starts.
+        RunError: No worker process starts, or another build works on the store.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be >= 1, got {workers}; leave it out for one per core.")
@@ -116,6 +117,15 @@ def build_store(
     plan = Plan(cohort.table, _Items(cohort, config), config)
     if _is_current(folder, plan, retry):
         return Store.open(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, "build of this store"):
+        _build(folder, plan, workers or os.cpu_count() or 1, retry)
+    store = Store.open(folder)
+    _tell_problems(store)
+    return store
+
+
+def _build(folder: Path, plan: Plan, workers: int, retry: bool) -> None:
     place = folder / "shards"
     place.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
@@ -123,12 +133,9 @@ def build_store(
     todo = plan.items.without(_stored_entries(place, retry))
     logger.info("store: %d of %d images to decode", len(todo), len(plan.items))
     with bar("store", total=len(todo)) as shown:
-        pieces = _prepared(plan.items.jobs(todo), workers or os.cpu_count() or 1)
-        _write_shards(pieces, place, config, shown)
-    write_tables(folder, plan.table, plan.items.entries, config, plan.digest)
-    store = Store.open(folder)
-    _tell_problems(store)
-    return store
+        pieces = _prepared(plan.items.jobs(todo), workers)
+        _write_shards(pieces, place, plan.config, shown)
+    write_tables(folder, plan.table, plan.items.entries, plan.config, plan.digest)
 
 
 def _tell_problems(store: Store) -> None:

@@ -28,6 +28,7 @@ SCHEMA: Final = "store"
 VERSION: Final = 1
 """Version of the tables of a store together."""
 
+_TABLES: Final = ("rows.bin", "levels.bin", "small.bin", "hashes.parquet", "problems.csv")
 _WRITE_AGAIN: Final = "remove store.json beside it and run: scoutview store COHORT"
 """What to do about a damaged table of the store: it is written anew from the shards."""
 
@@ -52,9 +53,13 @@ class Store:
         """Modality of each group number."""
         self.shards: list[str] = manifest["shards"]
         """Name of each shard number."""
-        self._rows_crc: int | None = manifest.get("rows_crc")  # older stores have none
+        self._sizes: list[int] | None = manifest.get("shard_bytes")  # older stores have neither
+        self._rows_crc: int | None = manifest.get("rows_crc")
         self.absent: int = manifest["absent"]
         """Images without pixels; `problems` says why."""
+        for name in _TABLES:
+            if not (folder / name).is_file():
+                raise RunError(f"{folder / name} is missing; run: scoutview store COHORT.")
         self.table = RowTable(folder / "rows.bin")
         if len(self.table) != manifest["images"]:
             raise RunError(
@@ -228,12 +233,12 @@ class Store:
         return dict(sorted(Counter(row["reason"] for row in told).items()))
 
     def complete(self) -> bool:
-        """Whether every shard is there; a look at names only."""
-        return all(
-            self._shard(number, suffix).is_file()
-            for number in range(len(self.shards))
-            for suffix in (".bin", ".parquet")
-        )
+        """Whether every shard is there in its full length; a look at names and sizes only."""
+        numbers = range(len(self.shards))
+        if not all(self._shard(n, end).is_file() for n in numbers for end in (".bin", ".parquet")):
+            return False
+        found = [self._shard(number, ".bin").stat().st_size for number in numbers]
+        return found == (self._sizes or found)
 
     def verify(self) -> list[Damage]:
         """Read row table and shards and compare them with their checksums.

@@ -5,6 +5,7 @@ without a table was left by a killed build, is never read and is removed by the 
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,15 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scoutview.base.files import TEMPORARY, atomic_writer, sync_folder
+from scoutview.base.tables import read_parquet
 from scoutview.store.codec import Buffer
 from scoutview.store.hashes import crc32
+
+logger = logging.getLogger(__name__)
 
 PAGE: Final = 4096
 """Images of at least this many stored bytes begin on a page, so that a crop touches few pages."""
@@ -160,9 +165,19 @@ def finished(folder: Path) -> list[str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed build left: partial files and shards without a table."""
+    """Delete partial files, shards without a table, and shards that were cut short."""
     for path in folder.glob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
+    for table in folder.glob("*.parquet"):
+        if table.with_suffix(".bin").is_file() and _is_cut_short(table):
+            logger.warning("store: shard %s is cut short; its images are decoded again", table.stem)
+            table.unlink()
     for path in folder.glob("*.bin"):
         if not path.with_suffix(".parquet").is_file():
             path.unlink(missing_ok=True)
+
+
+def _is_cut_short(table: Path) -> bool:
+    lines = read_parquet(table, remedy=LOST, columns=["offset", "length"])
+    ends = pc.add(lines["offset"], lines["length"])
+    return table.with_suffix(".bin").stat().st_size < (pc.max(ends).as_py() or 0)

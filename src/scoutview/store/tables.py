@@ -101,6 +101,7 @@ def write_tables(
         "absent": int((columns.records["flags"] & rows.PRESENT == 0).sum()),
         "groups": groups,
         "shards": names,
+        "shard_bytes": [(folder / "shards" / f"{name}.bin").stat().st_size for name in names],
         "row_version": rows.VERSION,
         "row_bytes": ROW_DTYPE.itemsize,
         "rows_crc": crc32(placed),

@@ -1,5 +1,6 @@
-"""One build at a time in a folder."""
+"""One process at a time in a folder."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,23 +11,26 @@ from scoutview.base.errors import RunError
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, work: str) -> Iterator[None]:
     """Hold a folder for this process; the lock ends with the process, however that ends.
+
+    Where the file system knows no locks nothing is held.
 
     Args:
         folder: An existing folder. It may be removed while it is held.
+        work: What is done there, for the message: "index build".
 
     Raises:
         RunError: Another process holds it.
     """
-    path = folder / "lock"
+    path = folder / ".lock"
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError as error:
-        raise _taken() from error
+        raise _taken(work) from error
     try:
         if not _lock(fd) or not _is_still(path, fd):
-            raise _taken()
+            raise _taken(work)
         yield
     finally:
         os.close(fd)
@@ -43,6 +47,9 @@ def _lock(fd: int) -> bool:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     return True
 
 
@@ -54,8 +61,7 @@ def _is_still(path: Path, fd: int) -> bool:
         return False
 
 
-def _taken() -> RunError:
+def _taken(work: str) -> RunError:
     return RunError(
-        "Another index build works on this cohort folder; wait until it has ended, or choose"
-        " another folder."
+        f"Another {work} works in this folder; wait until it has ended, or choose another folder."
     )
