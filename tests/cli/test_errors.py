@@ -7,8 +7,11 @@ import pytest
 from tests.cohorts import radiograph_cohort
 from tests.command_line import scoutview
 
+from scoutview.api.pretrain import PretrainConfig
+from scoutview.api.transfer import TransferConfig
 from scoutview.base.errors import ScoutviewError
 from scoutview.cli import main
+from scoutview.methods.hybrid import HybridConfig
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +144,42 @@ def test_module__is_the_command(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("scoutview: nowhere is not a cohort")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "transfer"])
+def test_help__states_the_defaults_of_the_settings(verb, capsys):
+    assert scoutview(verb, "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    config = {"pretrain": PretrainConfig, "transfer": TransferConfig}[verb]()
+    defaults = {
+        "pretrain": {
+            "--backbone": config.backbone.name if verb == "pretrain" else "",
+            "--epochs": getattr(config, "epochs", ""),
+            "--batch-size": config.batch_size,
+            "--seed": getattr(config, "seed", ""),
+            "--devices": getattr(config, "devices", ""),
+            "--num-nodes": getattr(config, "num_nodes", ""),
+            "--precision": getattr(config, "precision", ""),
+            "--hybrid-alpha": HybridConfig().alpha,
+            "--hybrid-beta": HybridConfig().beta,
+        },
+        "transfer": {"--fraction": getattr(config, "fractions", ("",))[0]},
+    }[verb]
+    for flag, default in defaults.items():
+        text = shown.split(f"{flag} ", 1)[1].split(" --", 1)[0]
+        assert f"{default} by default" in text, flag
+
+
+def test_refusals_of_the_system__name_the_argument(cohort, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = ("--method", "simclr", "--out", tmp_path / "file" / "run")
+    small = ("--samples", 8, "--batch-size", 4, "--set", "backbone.name=resnet10t")
+    line = refused(capsys, "pretrain", cohort, *words, *small)
+    assert f"The system refused at {tmp_path / 'file' / 'run'}: Not a directory" in line
+
+
+def test_num_nodes__needs_a_launcher(cohort, tmp_path, capsys):
+    line = refused(
+        capsys, "pretrain", cohort, "--method", "simclr", "--out", tmp_path, "--num-nodes", 2
+    )
+    assert "torchrun --nnodes 2 --nproc-per-node 1" in line

@@ -1,5 +1,7 @@
 """Signals through the real command: what is stopped says how to go on, and does."""
 
+import importlib.resources
+import os
 import signal
 import subprocess
 import sys
@@ -51,3 +53,24 @@ def test_pretrain__stopped_twice_finishes_with_resume(tmp_path):
     assert finished.finished
     assert finished.metrics()["step"].tolist() == list(range(1, STEPS + 1))
     assert finished.backbone.is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no process groups")
+def test_store__ctrl_c_ends_with_one_line(tmp_path):
+    scan = importlib.resources.files("scoutview") / "demo_data" / "pneumoniamnist.npz"
+    with importlib.resources.as_file(scan) as path:
+        assert scoutview("index", path, "--out", tmp_path / "large") == 0
+    words = [sys.executable, "-m", "scoutview", "store", str(tmp_path / "large"), "--workers", "2"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    shards = tmp_path / "large" / "store" / "shards"
+    limit = time.monotonic() + 100
+    while not shards.is_dir():
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert errors.strip().splitlines()[-1] == "scoutview: stopped."

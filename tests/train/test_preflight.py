@@ -9,8 +9,9 @@ from scoutview.nn.optim_config import (
     CyclicCosineSchedule,
     StepSchedule,
 )
+from scoutview.train.config import FitConfig
 from scoutview.train.devices import start_fabric
-from scoutview.train.preflight import Estimate, check_budget, estimate, fit_warmup
+from scoutview.train.preflight import Estimate, check_budget, estimate, fit_batch, fit_warmup
 
 
 def test_check_budget__names_what_looks_unintended():
@@ -20,6 +21,17 @@ def test_check_budget__names_what_looks_unintended():
     never = toy_config(epochs=10, samples=None, schedule=StepSchedule(milestones=(5, 50)))
     assert "[50.0] lie beyond" in check_budget(never, 32)[0]
     assert "7 of 39 images do not fill" in check_budget(toy_config(epochs=9, samples=None), 39)[0]
+
+
+def test_fit_batch__lowers_the_default_only():
+    config, (note,) = fit_batch(FitConfig(epochs=1), 104)
+    assert config.batch_size == 64
+    assert note == "batch_size lowered from 256 to 64, because there are 104 training images."
+    assert fit_batch(FitConfig(epochs=1), 256) == (FitConfig(epochs=1), [])
+    written = FitConfig(epochs=1, batch_size=256)
+    assert fit_batch(written, 104) == (written, [])
+    with pytest.raises(ConfigError, match="multiple of"):
+        fit_batch(FitConfig(epochs=1, devices=4), 3)
 
 
 @pytest.mark.parametrize("kind", [CosineSchedule, ConstantSchedule, StepSchedule])

@@ -24,7 +24,7 @@ from scoutview.nn.backbones import network_kind
 from scoutview.nn.optim_config import ScheduleConfig
 from scoutview.store.reader import Store
 from scoutview.tasks.targets import Targets, read_targets
-from scoutview.train.preflight import check_budget, fit_warmup
+from scoutview.train.preflight import check_budget, fit_batch, fit_warmup
 from scoutview.views.policy import EvalView
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def make_plan(
         config = config.model_copy(update={field: chosen})
     plan = lay_out(cohort, method, settings, config, fabric, ())
     size = len(plan.samples)
+    config, more = fit_batch(config, size)
+    notes += more
     settings, more = settled_views(
         settings,
         plan.samples,

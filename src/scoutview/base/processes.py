@@ -1,6 +1,7 @@
 """Worker processes that are known to start."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -48,3 +49,8 @@ def _context(preload: Sequence[str]) -> Any:
 
 def _started() -> None:
     """Do nothing, in a process that is there."""
+
+
+def leave_interrupts_to_parent() -> None:
+    """Let Ctrl-C reach the process that gives out the work alone; an `initializer`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

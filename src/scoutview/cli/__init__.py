@@ -31,6 +31,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     version_format="plaintext",
+    suppress_keyboard_interrupt=False,  # main says that it was stopped
     default_parameter=Parameter(negative=()),  # no --no-strict beside --strict
 )
 for _verb, _help in _VERBS.items():
@@ -42,22 +43,30 @@ def main() -> None:
 
     With SCOUTVIEW_TRACEBACK=1 the traceback is shown instead.
     """
-    if set(sys.argv[1:2]) & set(_VERBS):
-        from scoutview.cli.terminal import show_messages
-
-        show_messages()
     try:
+        if set(sys.argv[1:2]) & set(_VERBS):
+            from scoutview.cli.terminal import show_messages
+
+            show_messages()
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (ScoutviewError, CycloptsError) as error:
         _stop(str(error))
     except OSError as error:
-        # the error's own text names the file, which may be named after a patient
-        _stop(f"The system refused: {error.strerror}. SCOUTVIEW_TRACEBACK=1 shows where.")
+        _stop(
+            f"The system refused{_at(error)}: {error.strerror}. SCOUTVIEW_TRACEBACK=1 shows where."
+        )
     except MemoryError:
         _stop("There is not enough memory; use fewer workers or more memory. What is done is kept.")
     except KeyboardInterrupt:
         print("scoutview: stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def _at(error: OSError) -> str:
+    """Name the argument that the error is about: the file itself may be named after a patient."""
+    place = os.path.abspath(os.fsdecode(error.filename)) if error.filename else ""
+    given = [word for word in sys.argv[2:] if place.startswith(os.path.abspath(word))]
+    return f" at {max(given, key=len)}" if given else ""
 
 
 def _stop(message: str) -> None:

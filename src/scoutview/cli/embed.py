@@ -28,7 +28,7 @@ def embed(
     where
         Only images for which this holds.
     batch_size
-        Images per forward pass.
+        Images per forward pass, at least 1; 256 by default.
     resume
         Go on in a folder that a stopped call left: the folder alone, or --resume beside the other
         arguments.

@@ -35,9 +35,9 @@ def experiment(
     where
         Only images for which this holds, in every part, as "modality == 'CT'".
     workers
-        Arms at the same time.
+        Arms at the same time, at least 1; 1 by default.
     backend
-        local processes, or ray (needs the extra "cluster").
+        local processes (default), or ray (needs the extra "cluster").
     resume
         Go on in a folder that has content, what has finished is kept: the folder alone, or
         --resume beside the other arguments.

@@ -42,35 +42,37 @@ def pretrain(
     out
         New folder of the run.
     backbone
-        timm name of the network, as resnet50.
+        timm name of the network; resnet50 by default.
     samples
-        Budget in images seen.
+        Budget in images seen, at least 1, in place of --epochs.
     epochs
-        Budget in passes over the training set.
+        Budget in passes over the training set, at least 1; 100 by default.
     batch_size
-        Images per step over all processes.
+        Images per step over all processes; 256 by default, or fewer for a small training set.
     seed
-        Seed of everything random.
+        Seed of everything random, at least 0; 0 by default.
     where
         Only images for which this holds, as "modality == 'CT'".
     devices
-        Processes, and GPUs, per node.
+        Processes, and GPUs, per node; 1 by default.
     num_nodes
-        Machines, under torchrun or SLURM.
+        Machines, under torchrun or SLURM; 1 by default.
     precision
-        32-true, bf16-mixed, 16-mixed or 64-true.
+        bf16-mixed, 16-mixed, 64-true, or 32-true by default.
     hybrid_alpha
-        Also learn from labels; weight of the method's own loss.
+        Also learn from labels; weight of the method's own loss, at least 0; 1.0 by default.
     hybrid_beta
-        Also learn from labels; weight of their loss.
+        Also learn from labels; weight of their loss, at least 0; 1.0 by default.
     config
         YAML or JSON file with all settings of the training.
     set_
-        One setting of the training, as backbone.small_stem=true. May be repeated.
+        One setting of the training, as backbone.small_stem=true; config.json of a run has all. May
+        be repeated.
     method_config
         YAML or JSON file with all settings of the method.
     method_set
-        One setting of the method, as temperature=0.2. May be repeated.
+        One setting of the method, as temperature=0.2; its page in the documentation has all. May be
+        repeated.
     resume
         A run that was stopped or killed.
     """

@@ -25,9 +25,9 @@ def show(
     sheet
         PNG file to write the contact sheet to.
     images
-        Images on the sheet.
+        Images on the sheet, at least 1; 24 by default.
     seed
-        Which images those are.
+        Which images those are, at least 0; 0 by default.
     private
         Also print source paths and original ids of the images on the sheet.
     """

@@ -30,9 +30,9 @@ def store(
         raw (default) reads fastest; lz4 needs about half the disk. Without this and --max-side a
         store that is there keeps its settings.
     max_side
-        Shrink images with longer sides than this.
+        Shrink images with longer sides than this, at least 16; none by default.
     workers
-        Processes; one per core by default.
+        Processes, at least 1; one per core by default.
     retry
         Try images again that could not be decoded before.
     verify

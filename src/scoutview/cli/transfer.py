@@ -48,7 +48,8 @@ def transfer(
     label
         Labels to learn; all of the cohort by default. May be repeated.
     fraction
-        Share of the labelled training patients, as 0.1. May be repeated.
+        Share of the labelled training patients, above 0, at most 1; 1.0 by default. May be
+        repeated.
     seed
         Each seed draws its own label subset. May be repeated; 0 to 4 by default.
     where
@@ -58,7 +59,8 @@ def transfer(
     config
         YAML or JSON file with all settings.
     set_
-        One setting, as backbone.name=resnet18. May be repeated.
+        One setting, as backbone.name=resnet18; config.json of a run of the study has all. May be
+        repeated.
     resume
         With a study's folder alone: go on with it. Beside the other arguments: also add
         initialisations, fractions or seeds to it.

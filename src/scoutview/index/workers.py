@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Final, Protocol, Self, TypeVar
 
 from scoutview.base.errors import RunError
-from scoutview.base.processes import process_pool
+from scoutview.base.processes import leave_interrupts_to_parent, process_pool
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ class Workers:
         self, work: Callable[[Job], Result], job: Job, flying: dict[Future[Result], Job]
     ) -> None:
         if self._pool is None:
-            self._pool = process_pool(self._count, preload=_PRELOAD)
+            self._pool = process_pool(
+                self._count, initializer=leave_interrupts_to_parent, preload=_PRELOAD
+            )
         try:
             flying[self._pool.submit(work, job)] = job
         except BrokenProcessPool as error:

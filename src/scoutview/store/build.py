@@ -28,7 +28,7 @@ from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.base.files import read_json, remove_partial
 from scoutview.base.lock import alone
-from scoutview.base.processes import process_pool
+from scoutview.base.processes import leave_interrupts_to_parent, process_pool
 from scoutview.base.progress import Bar, bar
 from scoutview.base.tables import read_parquet
 from scoutview.pixels.headers import Locator
@@ -345,4 +345,5 @@ def _end_with_parent() -> None:
             parent.join()
             os._exit(1)
 
+    leave_interrupts_to_parent()
     threading.Thread(target=watch, daemon=True).start()

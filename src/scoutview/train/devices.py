@@ -1,6 +1,7 @@
 """Where training runs: devices, processes, precision, determinism."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -8,6 +9,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.strategy import Strategy
 
@@ -26,7 +28,8 @@ def start_fabric(config: FitConfig) -> Fabric:
     there already.
 
     Raises:
-        ConfigError: A GPU is asked for and there is none, or too few, or the precision needs one.
+        ConfigError: A GPU is asked for and there is none, or too few, or the precision needs one;
+            or several machines without a launcher.
     """
     available = torch.cuda.device_count()
     accelerator = config.accelerator or ("gpu" if available else "cpu")
@@ -52,8 +55,21 @@ def start_fabric(config: FitConfig) -> Fabric:
         strategy=strategy,
         precision=config.precision,
     )
+    if config.num_nodes > 1:
+        _require_launcher(fabric, config)
     fabric.launch()
     return fabric
+
+
+def _require_launcher(fabric: Fabric, config: FitConfig) -> None:
+    """Refuse several machines where nothing says which one this is: it would wait for ever."""
+    alone = isinstance(fabric.strategy.cluster_environment, LightningEnvironment)  # type: ignore[attr-defined]
+    if alone and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise ConfigError(
+            f"num_nodes {config.num_nodes} needs a launcher that tells the machines apart; on each"
+            f" call: torchrun --nnodes {config.num_nodes} --nproc-per-node {config.devices}"
+            " --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m scoutview pretrain ..., or use srun."
+        )
 
 
 def normalised_together(config: FitConfig) -> Group:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +16,8 @@ from scoutview.data.batch import Batch
 from scoutview.nn.optim_config import ScheduleConfig, StepSchedule
 from scoutview.train.config import FitConfig
 from scoutview.train.schedules import check_warmup, warmup_steps
+
+C = TypeVar("C", bound=FitConfig)
 
 _STATES = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}
 """Tensors that an optimiser keeps for each weight."""
@@ -69,6 +72,27 @@ def check_budget(config: FitConfig, dataset_size: int) -> list[str]:
             " epoch leaves out other ones."
         )
     return notes
+
+
+def fit_batch(config: C, dataset_size: int) -> tuple[C, list[str]]:
+    """Lower a default batch that is larger than the training set to a power of 2 within it.
+
+    Returns:
+        The configuration, and a message if it changed.
+
+    Raises:
+        ConfigError: The training set is smaller than the parts that a batch is divided into.
+    """
+    if "batch_size" in config.model_fields_set or config.batch_size <= dataset_size:
+        return config, []
+    size = 2 ** (max(dataset_size, 1).bit_length() - 1)
+    lowered = config.model_copy(update={"batch_size": size})
+    assert lowered.part_size >= 1
+    message = (
+        f"batch_size lowered from {config.batch_size} to {size}, because there are"
+        f" {dataset_size} training images."
+    )
+    return lowered, [message]
 
 
 def fit_warmup(

@@ -19,8 +19,8 @@ class TrainingStoppedError(RunError):
 
     def __init__(self, name: str, step: int, run: Path) -> None:
         super().__init__(
-            f"{run.name} was stopped by {name} after step {step}; everything is saved. Call it"
-            " again with --resume to go on."
+            f"{run.name} was stopped by {name} after step {step}; everything is saved. To go on,"
+            " call the same verb with --resume and the folder that --out named, and nothing else."
         )
         self.name, self.step, self.run = name, step, run
 
