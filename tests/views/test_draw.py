@@ -8,6 +8,7 @@ from scipy import stats
 
 from scoutview.base.errors import ConfigError, DataError
 from scoutview.base.randomness import VIEWS, generator
+from scoutview.methods.dino import DINOConfig
 from scoutview.views import draw as drawing
 from scoutview.views.draw import draw, replay
 from scoutview.views.policy import Augment, CutOut, EvalView, Intensity, MultiCrop, TwoCrops
@@ -248,7 +249,7 @@ def test_multi_crop__treats_groups_and_views_as_told():
         ({"counts": (2, 0)}, "at least 1"),
         ({"scales": ((0.5, 0.2), (0.1, 0.2))}, "scale must rise"),
         ({"sizes": (0, 96)}, "at least 1 pixel"),
-        ({"augment": (Augment(),) * 3}, "augment must hold"),
+        ({"augment": (Augment(),) * 4}, "augment must hold"),
     ],
 )
 def test_multi_crop__refuses_what_cannot_be(values, word):
@@ -269,3 +270,22 @@ def test_draw__needs_no_global_generator():
     before = np.random.get_state()[1].copy()
     draw(MultiCrop(augment=(EVERYTHING,)), (64, 64), rng())
     np.testing.assert_array_equal(before, np.random.get_state()[1])
+
+
+def test_multi_crop__treatments_go_to_the_views_that_they_are_for():
+    def turned(count, counts=(2, 3)):
+        augment = tuple(Augment(rotation=float(i)) for i in range(count))
+        policy = MultiCrop(counts=counts, augment=augment)
+        return [spec.augment.rotation for spec in policy.specs(2)]
+
+    assert turned(1) == [0, 0, 0, 0, 0]
+    assert turned(2) == [0, 0, 1, 1, 1]
+    assert turned(3) == [0, 1, 2, 2, 2]
+    assert turned(5) == [0, 1, 2, 3, 4]
+    assert turned(2, counts=(1, 1)) == [0, 1]
+
+
+def test_dino__keeps_its_treatments_with_fewer_small_views():
+    views = DINOConfig.build({"views": {"counts": [2, 4]}}).views
+    blur = [spec.augment.intensity.blur_probability for spec in views.specs(2)]
+    assert blur == [1.0, 0.1, *[0.5] * 4]

@@ -112,7 +112,8 @@ def _fitted(
         small = kept(_for_small_images(fitted, side))
         notes += _told(fitted, small, side)
         fitted = small
-    rescale = getattr(fitted, "rescale", None)
+    open_ = written is None or "rescale" not in written.model_fields_set
+    rescale = getattr(fitted, "rescale", None) if open_ else None
     if rescale and side * rescale[1] <= max(max(spec.size) for spec in fitted.specs(2)):
         fitted = fitted.model_copy(update={"rescale": None})
         notes.append(

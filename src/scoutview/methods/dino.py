@@ -38,7 +38,8 @@ def _augment(blur: float) -> Augment:
     return Augment(intensity=Intensity(brightness=0.4, contrast=0.4, blur_probability=blur))
 
 
-_GLOBAL_AND_LOCAL = (_augment(1.0), _augment(0.1), *[_augment(0.5)] * 10)
+_GLOBAL_AND_LOCAL = (_augment(1.0), _augment(0.1), _augment(0.5))
+"""Of the two large crops, and of all small ones."""
 
 
 class DINOConfig(MethodConfig):

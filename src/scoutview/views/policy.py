@@ -256,7 +256,8 @@ class MultiCrop(Config):
     """Shrink the image to a fraction of its length in this range, then crop at the view's size;
     replaces scales and ratio. A view larger than the shrunk image shows as much as it can."""
     augment: tuple[Augment, ...] = (Augment(),)
-    """One treatment for all views, one per group, or one per view."""
+    """One treatment for all views, one per group, one per view, or one per view of the first group
+    and one for each other group."""
 
     @model_validator(mode="after")
     def _groups_match(self) -> Self:
@@ -268,10 +269,11 @@ class MultiCrop(Config):
             )
         if min(self.counts) < 1:
             raise ValueError(f"counts must be at least 1, got {self.counts}; leave the group out")
-        if len(self.augment) not in (1, groups, sum(self.counts)):
+        mixed = self.counts[0] + groups - 1
+        if len(self.augment) not in (1, groups, mixed, sum(self.counts)):
             raise ValueError(
-                f"augment must hold 1, {groups} (groups) or {sum(self.counts)} (views) entries,"
-                f" got {len(self.augment)}"
+                f"augment must hold 1, {groups} (groups), {mixed} (views of the first group, other"
+                f" groups) or {sum(self.counts)} (views) entries, got {len(self.augment)}"
             )
         _check_rescale(self.rescale)
         for size, scale in zip(self.sizes, self.scales, strict=True):
@@ -295,10 +297,15 @@ class MultiCrop(Config):
         return tuple(specs)
 
     def _augment_of(self, *, view: int, group: int) -> Augment:
-        # Per-view wins when views and groups are equally many: the two then mean the same.
-        if len(self.augment) == self.n_views:
+        # Where two of the forms are equally long they mean the same.
+        known = len(self.augment)
+        if known == self.n_views:
             return self.augment[view]
-        return self.augment[group] if len(self.augment) > 1 else self.augment[0]
+        if known == len(self.counts):
+            return self.augment[group]
+        if known == 1:
+            return self.augment[0]
+        return self.augment[view if group == 0 else self.counts[0] + group - 1]
 
 
 class CropsAndPatches(Config):
