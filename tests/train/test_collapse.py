@@ -27,7 +27,7 @@ WITH_A_MAP = BackboneConfig(
 OTHERS = {"dino": BACKBONE, "pixpro": WITH_A_MAP}
 STEPS = 200
 FIVE = ("simclr", "moco_v2", "byol", "barlow_twins", "swav")
-"""Watched for all steps; the others for half of them, four checks of the monitor."""
+"""Watched for all steps; the others for three checks of the monitor."""
 
 
 class NoStopGradient(BYOL):
@@ -76,7 +76,7 @@ def watched(name, cohort, out, *, batch_size=32, backbone=CHEAPER, steps=STEPS, 
 )
 def test_monitor__healthy_runs_stay_silent(name, cohort, tmp_path):
     backbone = OTHERS.get(name, CHEAPER)
-    steps = STEPS if name in FIVE else STEPS // 2
+    steps = STEPS if name in FIVE else 75
     assert watched(name, cohort, tmp_path / "run", backbone=backbone, steps=steps) == []
 
 
@@ -85,13 +85,13 @@ def test_monitor__no_stop_gradient_is_called_collapsed(cohort, tmp_path, monkeyp
         return NoStopGradient(backbone, config)
 
     monkeypatch.setattr(pretraining, "build", planted)
-    raised = watched("byol", cohort, tmp_path / "run", backbone=BACKBONE)
+    raised = watched("byol", cohort, tmp_path / "run", backbone=BACKBONE, steps=125)
     assert raised == ["collapsed_features"]
 
 
 @pytest.mark.parametrize("name", ["sela_v2", "swav"])
 def test_monitor__uniform_predictions_are_called_pinned(name, cohort, tmp_path):
-    raised = watched(name, cohort, tmp_path / "run", steps=150, temperature=1000.0)
+    raised = watched(name, cohort, tmp_path / "run", steps=125, temperature=1000.0)
     assert raised == ["loss_pinned"]
 
 
