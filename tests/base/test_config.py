@@ -1,8 +1,8 @@
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scoutview.base.config import Config
 from scoutview.base.errors import ConfigError
@@ -32,6 +32,32 @@ def test_load__an_unknown_key_names_the_nearest() -> None:
 def test_load__out_of_range_says_what_came() -> None:
     with pytest.raises(ConfigError, match=r"temperature: .*greater than 0, got -1"):
         Method.load(None, {"temperature": "-1"})
+
+
+class Budget(Config):
+    epochs: int | None = None
+    samples: int | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.epochs is not None and self.samples is not None:
+            raise ValueError("give epochs or samples, not both")
+        return self
+
+
+class Whole(Config):
+    budget: Budget = Budget()
+
+
+def test_load__a_rule_over_a_whole_group_does_not_print_all_that_came() -> None:
+    """The text of such a rule names the settings; the rest of the group would only hide it."""
+    both = {"epochs": "2", "samples": "5"}
+    with pytest.raises(ConfigError) as refused:
+        Budget.load(None, both)
+    assert str(refused.value) == "Budget: give epochs or samples, not both."
+    with pytest.raises(ConfigError) as refused:
+        Whole.load(None, {f"budget.{name}": value for name, value in both.items()})
+    assert str(refused.value) == "Whole: budget: give epochs or samples, not both."
 
 
 def test_load__a_value_is_not_a_group() -> None:

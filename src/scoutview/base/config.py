@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import yaml
 from pydantic import (
@@ -12,8 +12,12 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from scoutview.base.errors import ConfigError
+
+_OWN_WORDS: Final = ("value_error", "assertion_error")
+"""Types of errors whose text comes from a validator of ours."""
 
 
 class Config(BaseModel):
@@ -189,8 +193,18 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         elif problem["type"] == "union_tag_not_found":
             lines.append(f"{where}: several kinds are possible; say {where}.kind as well.")
         else:
-            lines.append(f"{where or model.__name__}: {problem['msg']}, got {problem['input']!r}.")
+            lines.append(_refused(where, problem))
     return f"{model.__name__}: " + " ".join(lines)
+
+
+def _refused(where: str, problem: ErrorDetails) -> str:
+    """Say what a value must be and what came; rules over whole groups, and some others, say both."""
+    text = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    place = f"{where}: " if where else ""
+    whole = isinstance(problem["input"], dict | Config) or ", got " in text
+    if whole and problem["type"] in _OWN_WORDS:
+        return f"{place}{text.rstrip('.')}."
+    return f"{place}{text.rstrip('.')}, got {problem['input']!r}."
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
