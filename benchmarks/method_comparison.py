@@ -141,7 +141,7 @@ def told(tests: dict[str, Comparison], name: str) -> str:
 def interval(group: pd.DataFrame, score: str) -> str:
     """Write a mean over seeds with its interval; of one seed, with that over test images."""
     if len(group) > 1:
-        found = t_interval(group[score])
+        found = t_interval(group[score], bounds=(0.0, 1.0))
         return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
     low, high = (float(group[score.replace("_auc", end)].iloc[0]) for end in ("_low", "_high"))
     return f"{float(group[score].iloc[0]):.3f} [{low:.3f}, {high:.3f} b]"

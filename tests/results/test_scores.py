@@ -36,6 +36,14 @@ def test_scores__are_those_of_sklearn_and_of_the_t_interval(collection):
     assert [row[:2] for row in shown.rows] == [("random", "10 %"), ("random", "100 %")]
 
 
+def test_scores__have_no_interval_beyond_0_and_1(collection):
+    of_runs = run_scores(collection.runs[:2], replicates=5)
+    of_runs["value"] = [0.5 if seed == 0 else 0.99 for seed in of_runs["seed"]]
+    means = mean_scores(of_runs)
+    assert means["low"].min() == 0
+    assert means["high"].max() == 1
+
+
 def test_scores__of_one_seed_keep_the_interval_over_patients(collection):
     of_runs = run_scores(collection.runs[:1], replicates=20)
     means = mean_scores(of_runs)

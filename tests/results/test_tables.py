@@ -166,6 +166,25 @@ def test_notes__say_what_limits_the_comparison(tables):
     assert "patient ids" not in text  # the simulated patients have two images each
 
 
+def test_intervals__of_two_differing_seeds_stay_within_what_an_auc_can_be(tmp_path):
+    study = make_study(tmp_path, arms={}, images=10)
+    study.add_initialisation("random", "random")
+    study.add_initialisation("net", "file")
+    rng = np.random.default_rng(2)
+    targets = np.repeat([0, 1], 20)
+    for arm, qualities in (("random", (0.0, 4.0)), ("net", (4.0, 0.0))):
+        for seed, quality in enumerate(qualities):
+            table = simulated(targets, quality, rng, rng.standard_normal(40))
+            add_run(study, arm, 0.1, seed, table)
+    tables = compare_tables(collect([study.path]), replicates=10)
+    over = tables.cell("net", 0.1).over_seeds
+    low, high = stats.t.interval(0.95, 1, over.value, stats.sem(tables.cell("net", 0.1).scores))
+    assert low < 0 < 1 < high, "this is what would have been printed"
+    assert (over.low, over.high) == (0, 1)
+    assert (tables.pairs[0].t.low, tables.pairs[0].t.high) == (-1, 1)
+    assert any("are cut there" in note for note in tables.notes)
+
+
 def test_notes__without_patient_ids_warn_of_narrow_intervals(collection):
     tables = compare_tables(collection, patient_ids_known=False, replicates=10)
     assert any("no patient ids" in note for note in tables.notes)

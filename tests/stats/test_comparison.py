@@ -94,6 +94,15 @@ def test_paired_t__equals_scipy():
     assert ours.difference == pytest.approx((a - b).mean())
 
 
+def test_paired_t__is_cut_at_the_range_of_a_difference():
+    a, b = [0.99, 0.5], [0.01, 0.5]
+    free, cut = paired_t(a, b), paired_t(a, b, bounds=(-1, 1))
+    assert free.low < -1 < 1 < free.high
+    assert (cut.low, cut.high) == (-1, 1)
+    assert (cut.difference, cut.p) == (free.difference, free.p)
+    assert "cut at the range" in cut.note
+
+
 def test_paired_t__names_what_it_cannot_do():
     assert "fewer than two" in paired_t([0.8], [0.7]).note
     equal = paired_t([0.5, 0.25], [0.25, 0.0])

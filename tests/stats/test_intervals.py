@@ -136,6 +136,18 @@ def test_t_interval__of_one_seed_has_no_interval_and_of_nan_is_refused():
         t_interval([0.8, math.nan])
 
 
+def test_t_interval__is_cut_at_the_range_of_the_score():
+    """The t quantile of three seeds is 4.30265 (any table of t)."""
+    x = [0.59, 1.0, 0.999]
+    half = 4.30265 * np.std(x, ddof=1) / math.sqrt(3)
+    free, cut = t_interval(x), t_interval(x, bounds=(0, 1))
+    assert free.high == pytest.approx(np.mean(x) + half)
+    assert free.high > 1
+    assert (cut.value, cut.low, cut.high) == (free.value, free.low, 1.0)
+    assert (free.note, "cut at the range" in cut.note) == ("", True)
+    assert t_interval([0.4, 0.5, 0.6], bounds=(0, 1)).note == ""
+
+
 @pytest.mark.parametrize(("successes", "n"), [(0, 12), (3, 12), (12, 12)])
 def test_wilson__equals_scipy(successes, n):
     theirs = stats.binomtest(successes, n).proportion_ci(method="wilson")

@@ -70,6 +70,11 @@ def _seed_notes(cells: "Sequence[Cell]") -> list[str]:
             "Wilcoxon's signed-rank test cannot reach p < .05 with fewer than 6 shared seeds"
             f" (smallest here: {counts[0]}); the paired t-test is used."
         )
+    if any("is cut" in cell.over_seeds.note for cell in cells):
+        notes.append(
+            "Some intervals over seeds would reach beyond 0 or 1 and are cut there: few seeds that"
+            " differ much."
+        )
     if any("folds" in cell.over_seeds.method for cell in cells):
         notes.append("Intervals over folds are too narrow, because folds share training patients.")
     return notes

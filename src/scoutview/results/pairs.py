@@ -14,10 +14,12 @@ from scoutview.results.collect import Arm
 from scoutview.results.scoring import Scored, ScoredRun, by_seed, patient_groups
 from scoutview.stats.comparison import compare_replicates, holm, paired_t, shared_seeds, wilcoxon
 from scoutview.stats.delong import delong
-from scoutview.stats.estimate import Comparison
-from scoutview.stats.intervals import Replicates
+from scoutview.stats.estimate import Comparison, joined
+from scoutview.stats.intervals import Replicates, within
 
 LEVEL: Final = 0.95
+RANGE: Final = (-1.0, 1.0)
+"""Of a difference of two AUCs."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ def _pair(scored: Scored, a: str, b: str, fraction: float, family: str) -> Pair:
     by_a, by_b = by_seed(of_a), by_seed(of_b)
     if by_a.keys() & by_b.keys():
         shared = shared_seeds(by_a, by_b)
-        t, rank = paired_t(shared.a, shared.b), wilcoxon(shared.a, shared.b)
-        t = replace(t, note="; ".join(filter(None, [t.note, shared.note])))
+        t = paired_t(shared.a, shared.b, level=LEVEL, bounds=RANGE)
+        rank = wilcoxon(shared.a, shared.b)
+        t = replace(t, note=joined(t.note, shared.note))
     else:
         nan = math.nan
         t = rank = Comparison(nan, nan, nan, nan, 0, "paired t over seeds", "no seed is shared")
@@ -175,7 +178,8 @@ def delong_difference(
     error_of_mean = math.sqrt(variance)
     half = float(norm.ppf(0.5 + LEVEL / 2)) * error_of_mean
     p = 2 * float(norm.sf(abs(difference) / error_of_mean))
-    return Comparison(difference, difference - half, difference + half, p, rows, test)
+    low, high, cut = within(difference - half, difference + half, RANGE)
+    return Comparison(difference, low, high, p, rows, test, cut)
 
 
 def _label(s: ScoredRun, label: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scoutview.results.collect import ComparedRun
 from scoutview.results.display import MISSING, DisplayTable, aligned, number, percent
-from scoutview.stats.estimate import Estimate
+from scoutview.stats.estimate import Estimate, joined
 from scoutview.stats.intervals import t_interval
 from scoutview.stats.scores import MACRO, ScoreTable, score_table
 
@@ -26,6 +26,9 @@ SHOWN: Final = {
     "ece": "calibration error",
 }
 """Scores and their words, in the order of the columns."""
+
+RANGE: Final = (0.0, 1.0)
+"""Of each of them."""
 
 _CELL: Final = ["arm", "fraction", "label", "metric"]
 
@@ -109,10 +112,10 @@ def mean_scores(runs: pd.DataFrame) -> pd.DataFrame:
 def _mean(group: pd.DataFrame) -> Estimate:
     seeds = group.groupby("seed")["value"].mean()
     if len(seeds) > 1:
-        return t_interval(seeds.to_numpy())
+        return t_interval(seeds.to_numpy(), bounds=RANGE)
     if len(group) > 1:
-        over = t_interval(group["value"].to_numpy())
-        note = "folds share training patients: the interval is too narrow"
+        over = t_interval(group["value"].to_numpy(), bounds=RANGE)
+        note = joined("folds share training patients: the interval is too narrow", over.note)
         return replace(over, method=over.method.replace("seeds", "folds"), note=note)
     one = group.iloc[0]
     return Estimate(one["value"], one["low"], one["high"], 1, one["interval"], one["note"])

@@ -14,10 +14,12 @@ from scoutview.results.notes import make_notes
 from scoutview.results.pairs import Pair, compare_pairs
 from scoutview.results.scoring import Scored, by_seed, patient_groups, validation_score
 from scoutview.stats.delong import auc_interval
-from scoutview.stats.estimate import Estimate
+from scoutview.stats.estimate import Estimate, joined
 from scoutview.stats.intervals import Replicates, percentile_interval, t_interval
 
 REPLICATES: Final = 1000
+RANGE: Final = (0.0, 1.0)
+"""Of an AUC."""
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,16 @@ def compare_tables(
 def _cell(scored: Scored, arm: str, fraction: float) -> Cell:
     runs = scored.at(arm, fraction)
     seeds = by_seed(runs)
-    over_seeds = t_interval(list(seeds.values()))
+    over_seeds = t_interval(list(seeds.values()), bounds=RANGE)
     folds = {s.run.entry.fold for s in runs}
     if len(seeds) == 1 and len(folds) > 1:
-        estimate = t_interval([s.value for s in runs])
+        estimate = t_interval([s.value for s in runs], bounds=RANGE)
         over_seeds = replace(
             estimate,
             method=estimate.method.replace("seeds", "folds"),
-            note="folds share training patients: the interval is too narrow",
+            note=joined(
+                "folds share training patients: the interval is too narrow", estimate.note
+            ),
         )
     replicates = Replicates(
         float(np.mean([s.value for s in runs])), np.mean([s.draws for s in runs], axis=0)
@@ -216,7 +220,7 @@ def _run_table(scored: Scored) -> pd.DataFrame:
                     "delong_low": exact.low,
                     "delong_high": exact.high,
                     "epoch_choice": s.run.epoch_choice or "not stated",
-                    "note": "; ".join(filter(None, [drawn.note, exact.note])),
+                    "note": joined(drawn.note, exact.note),
                     "run": s.run.folder.name,
                 }
             )

@@ -15,8 +15,8 @@ from scipy.stats import wilcoxon as scipy_wilcoxon
 
 from scoutview.base.errors import DataError
 from scoutview.stats.delong import paired_delong
-from scoutview.stats.estimate import Comparison
-from scoutview.stats.intervals import Replicates, Statistic, bootstrap_replicates
+from scoutview.stats.estimate import Comparison, joined
+from scoutview.stats.intervals import Replicates, Statistic, bootstrap_replicates, within
 
 __all__ = [
     "SharedSeeds",
@@ -138,13 +138,20 @@ def _pairs(a: ArrayLike, b: ArrayLike) -> Floats:
     return difference
 
 
-def paired_t(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Comparison:
+def paired_t(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
+) -> Comparison:
     """Paired t-test over shared seeds.
 
     Args:
         a: Score of each seed, (n,).
         b: Score of the same seeds, (n,).
         level: Coverage of the interval of the mean difference, in (0, 1).
+        bounds: Range of a difference, at which the interval is cut; None is unbounded.
 
     Returns:
         Mean difference, t interval and two-sided p; one pair has neither, and the note says so.
@@ -161,8 +168,9 @@ def paired_t(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Comparison:
         return Comparison(mean, mean, mean, 1.0 if mean == 0 else math.nan, n, test, note)
     half = float(student.ppf(0.5 + level / 2, n - 1)) * error
     p = float(ttest_rel(np.asarray(a), np.asarray(b)).pvalue)
-    note = "two or three pairs: the normal assumption cannot be checked" if n < 4 else ""
-    return Comparison(mean, mean - half, mean + half, p, n, test, note)
+    few = "two or three pairs: the normal assumption cannot be checked" if n < 4 else ""
+    low, high, cut = within(mean - half, mean + half, bounds)
+    return Comparison(mean, low, high, p, n, test, joined(few, cut))
 
 
 def wilcoxon(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Comparison:

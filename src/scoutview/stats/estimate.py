@@ -49,6 +49,11 @@ class Comparison:
     """What a reader must know before trusting the test; empty if nothing."""
 
 
+def joined(*notes: str) -> str:
+    """Write several notes as one; empty ones are left out."""
+    return "; ".join(filter(None, notes))
+
+
 def not_computable(why: str, *, n: int, method: str, dropped: int = 0) -> Estimate:
     """Build the estimate of a number that does not exist."""
     return Estimate(math.nan, math.nan, math.nan, n, method, why, dropped)

@@ -161,12 +161,29 @@ def bootstrap_auc(
     ]
 
 
-def t_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
+def within(
+    low: float, high: float, bounds: tuple[float, float] | None
+) -> tuple[float, float, str]:
+    """Cut an interval at the range that a score can have.
+
+    Returns:
+        Its ends, and a note if one was cut. Coverage stays: the truth lies within the range.
+    """
+    if bounds is None or math.isnan(low) or (bounds[0] <= low and high <= bounds[1]):
+        return low, high, ""
+    note = f"the interval is cut at the range of the score, {bounds[0]:g} to {bounds[1]:g}"
+    return max(low, bounds[0]), min(high, bounds[1]), note
+
+
+def t_interval(
+    values: ArrayLike, *, level: float = 0.95, bounds: tuple[float, float] | None = None
+) -> Estimate:
     """Mean over seeds with Student's interval (sample standard deviation, n - 1).
 
     Args:
         values: One score per seed, (n,), all finite.
         level: Coverage, in (0, 1).
+        bounds: Range of the score, at which the interval is cut; None is unbounded.
 
     Returns:
         The mean with its interval; one seed has no interval, and the note says so.
@@ -184,7 +201,8 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
     if len(x) == 1:
         return Estimate(mean, math.nan, math.nan, 1, method, "one seed: no interval over seeds")
     half = float(student.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
-    return Estimate(mean, mean - half, mean + half, len(x), method)
+    low, high, note = within(mean - half, mean + half, bounds)
+    return Estimate(mean, low, high, len(x), method, note)
 
 
 def wilson(successes: float, n: int, *, level: float = 0.95) -> Estimate:
