@@ -109,6 +109,10 @@ def test_page__names_what_was_dropped_and_hides_places(html):
     assert "0123456789abcdef0123456789abcdef01234567" in html
 
 
+def test_page__says_what_the_time_of_probes_leaves_out(html):
+    assert "in 45 runs, without reading images and computing features" in html
+
+
 def small_page(**changes):
     table = DisplayTable("headline", "caption", ("a", "b"), ("left", "right"), (("x", "1"),))
     values = {

@@ -10,6 +10,7 @@ from scoutview.base.errors import DataError
 from scoutview.base.randomness import BOOTSTRAP, generator
 from scoutview.results import wording
 from scoutview.results.collect import ComparedRun, collect
+from scoutview.results.display import headline_table
 from scoutview.results.pairs import delong_difference
 from scoutview.results.run import RunFolder
 from scoutview.results.scoring import ScoredRun
@@ -185,6 +186,39 @@ def test_intervals__of_two_differing_seeds_stay_within_what_an_auc_can_be(tmp_pa
     assert any("are cut there" in note for note in tables.notes)
 
 
+def test_notes__say_which_weights_no_seed_varies(tables):
+    (note,) = [note for note in tables.notes if note.startswith("Seeds vary")]
+    assert "SimCLR and Barlow Twins are one pre-training each;" in note
+    assert "random is one draw of random weights;" in note
+    assert "supervised is drawn and trained anew at each seed." in note
+    assert "Another pre-training or draw may change a verdict." in note
+    assert "raw pixels" not in note
+
+
+def test_notes__do_not_call_repeated_trainings_and_draws_one(tmp_path):
+    """Two studies, each with a pre-training and a random network of its own."""
+    studies = []
+    rng = np.random.default_rng(5)
+    targets = np.repeat([0, 1], 20)
+    for seed in range(2):
+        study = make_study(tmp_path / str(seed), arms={}, images=10)
+        pre = RunFolder.create(tmp_path / f"net{seed}", {}, {}).path
+        study.add_initialisation("net", "run", method="net", run=pre, weights=f"{seed}" * 64)
+        study.add_initialisation("random", "random")
+        for arm in ("net", "random"):
+            _, folder = study.add_run(
+                initialisation=arm, method="linear_probe", fraction=0.1, seed=seed
+            )
+            run = RunFolder.create(folder, {"transfer": {"backbone_seed": seed}}, {})
+            run.write_predictions(simulated(targets, 1.0, rng, rng.standard_normal(40)))
+            run.finish({"epoch_choice": "none"})
+        studies.append(study.path)
+    alone = compare_tables(collect(studies[:1]), replicates=5)
+    assert any("net is one pre-training; random is one draw" in note for note in alone.notes)
+    both = compare_tables(collect(studies), replicates=5)
+    assert not any(note.startswith("Seeds vary") for note in both.notes)
+
+
 def test_notes__without_patient_ids_warn_of_narrow_intervals(collection):
     tables = compare_tables(collection, patient_ids_known=False, replicates=10)
     assert any("no patient ids" in note for note in tables.notes)
@@ -253,7 +287,7 @@ def test_headline__states_result_interval_and_test(tables):
     assert "paired t-test over 5 seeds, Holm" in text
 
 
-def test_findings__say_that_an_arm_does_not_beat_random(tmp_path):
+def test_findings__say_that_an_arm_is_not_shown_to_beat_random(tmp_path):
     arms = {
         "SimCLR": ("run", "simclr", (2.0,)),
         "BYOL": ("run", "byol", (1.0,)),
@@ -263,7 +297,7 @@ def test_findings__say_that_an_arm_does_not_beat_random(tmp_path):
     collection = collect([study.path])
     tables = compare_tables(collection, replicates=50)
     assert any(
-        text.startswith("BYOL does not beat random:")
+        text.startswith("BYOL is not shown to beat random:")
         for text in wording.findings(collection, tables)
     )
 
@@ -272,7 +306,23 @@ def test_headline__of_a_best_arm_no_better_than_random_says_so(tmp_path):
     arms = {"BYOL": ("run", "byol", (1.0,)), "random": ("random", "", (1.0,))}
     study = make_study(tmp_path, arms=arms, fractions=(0.1,), images=200)
     tables = compare_tables(collect([study.path]), replicates=50)
-    assert "it does not beat random" in wording.headline(tables)
+    assert "it is not shown to beat random" in wording.headline(tables)
+    assert headline_table(tables).rows[0][-1] in ("not shown", "reference")
+
+
+def test_headline__of_a_best_arm_below_random_says_so(tmp_path):
+    """Only a test that says so makes it a verdict against the method."""
+    arms = {
+        "BYOL": ("run", "byol", (1.0,)),
+        "MoCo": ("run", "moco", (0.2,)),
+        "random": ("random", "", (2.5,)),
+    }
+    collection = collect([make_study(tmp_path, arms=arms, fractions=(0.1,), images=200).path])
+    tables = compare_tables(collection, replicates=50)
+    difference = -tables.pair("BYOL", "random", 0.1).t.difference
+    assert f": {difference:.3f} below random (95 %" in wording.headline(tables)
+    assert any(t.startswith("MoCo is below random:") for t in wording.findings(collection, tables))
+    assert [row[-1] for row in headline_table(tables).rows] == ["reference"] + ["no: below"] * 2
 
 
 def test_folds__are_averaged_within_a_seed(tmp_path):
@@ -318,6 +368,7 @@ def test_notes__a_probe_has_no_epoch_but_a_penalty_chosen_on_all_validation_labe
     tables = compare_tables(collect([study.path]), replicates=10)
     text = " ".join(tables.notes)
     assert "epoch chosen on validation" not in text
+    assert "Linear classifiers are solved to their optimum: no epoch to choose." in text
     assert "The penalty is chosen on 524 labelled validation images whatever the label" in text
     assert "training on 1 % of the labels uses more labels" in text
     assert tables.runs["epoch_choice"].tolist() == ["none"]

@@ -308,7 +308,7 @@ def _provenance(collection: Collection) -> Section:
         ("runs started", _span(str(e.get("time", "")) for e in environments)),
     ]
     if known := [float(t) for t in times if t is not None]:
-        facts.append(("time of transfer", f"{training.duration(sum(known))} in {len(known)} runs"))
+        facts.append(("time of transfer", _transfer_time(collection, known)))
     code = [(f"Configuration of {arm}", _readable(run.config)) for arm, run in pretraining.items()]
     first = {run.arm: run for run in reversed(collection.runs)}
     code += [
@@ -322,6 +322,15 @@ def _provenance(collection: Collection) -> Section:
         tables=(_pretraining_table(pretraining),) if pretraining else (),
         code=tuple(code),
     )
+
+
+def _transfer_time(collection: Collection, times: Sequence[float]) -> str:
+    """Sum the time of runs; what classifiers are trained on is computed once, before them."""
+    text = f"{training.duration(sum(times))} in {len(times)} runs"
+    simple = {"linear_probe", "logistic_regression", "random_forest"}
+    if simple.isdisjoint(arm.method for arm in collection.arms):
+        return text
+    return f"{text}, without reading images and computing features"
 
 
 def _pretraining_table(runs: dict[str, RunFolder]) -> DisplayTable:

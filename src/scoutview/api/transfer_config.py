@@ -46,7 +46,8 @@ class TransferConfig(Config):
     """Network of "random", "imagenet" and weight files; a pre-training run brings its own."""
     backbone_seed: int = Field(default=0, ge=0)
     """Seed of a random backbone that is only probed: one backbone, as there is one of each
-    pre-training. Fine-tuning draws a new start per seed."""
+    pre-training, so another number may change a close verdict. Fine-tuning draws a new start per
+    seed."""
     view: EvalView = EvalView()
     """What validation, test and probes see. Where `view`, `mean`, `std` or the intensity are not
     written, a pre-training run brings its own."""

@@ -63,8 +63,8 @@ def percent(fraction: float) -> str:
 
 VERDICTS: Final = {
     "better": "yes",
-    "worse": "no: worse",
-    "no difference shown": "no: not shown",
+    "worse": "no: below",
+    "no difference shown": "not shown",
     "not testable": "not testable",
 }
 """Answers to: does it beat the reference?"""

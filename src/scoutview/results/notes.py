@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from scoutview.results.collect import Collection, ComparedRun
+from scoutview.results.collect import Arm, Collection, ComparedRun
 from scoutview.results.scoring import Scored
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def make_notes(
         for label, why in scored.one_class.items()
     ]
     notes += _seed_notes(cells)
+    notes += _weight_notes(collection)
     notes += _epoch_notes(collection.runs)
     notes += _selection_notes(collection.runs)
     if best_by == "test":
@@ -80,18 +81,72 @@ def _seed_notes(cells: "Sequence[Cell]") -> list[str]:
     return notes
 
 
+def _weight_notes(collection: Collection) -> list[str]:
+    """Say which weights are the same at all seeds, so that no interval holds their variance."""
+    once = [arm.name for arm in collection.arms if arm.pretrained and _one_training(collection, arm)]
+    drawn = [arm.name for arm in collection.arms if _one_draw(collection, arm)]
+    anew = [arm.name for arm in collection.arms if _anew(arm)]
+    if not once and not drawn:
+        return []
+    said = [
+        *_each(once, "one pre-training"),
+        *_each(drawn, "one draw of random weights"),
+        *_each(anew, "drawn and trained anew at each seed", each=""),
+    ]
+    note = (
+        "Seeds vary the label subset and what is trained on it, not the weights that training"
+        f" starts from: {'; '.join(said)}. Another pre-training may change a verdict."
+    )
+    if drawn:
+        note = note.replace("pre-training may", "pre-training or draw may")
+        note += " To see another random network: transfer with --set backbone_seed=N."
+    return [note]
+
+
+def _each(names: Sequence[str], what: str, each: str = " each") -> list[str]:
+    if not names:
+        return []
+    return [f"{names[0]} is {what}" if len(names) == 1 else f"{_listed(names)} are {what}{each}"]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _one_training(collection: Collection, arm: Arm) -> bool:
+    """Whether all studies have the same weights under this name; runs may repeat a method."""
+    known = [i for study in collection.studies for i in study.content.initialisations]
+    same = arm.initialisation.name
+    return len({i.weights or i.run or i.file for i in known if i.name == same}) == 1
+
+
+def _one_draw(collection: Collection, arm: Arm) -> bool:
+    """Whether a random network is the same at all seeds: a probe has one, other modes do not."""
+    if (arm.initialisation.kind, arm.method) != ("random", "linear_probe"):
+        return False
+    runs = [run.folder.config for run in collection.runs if run.arm == arm.name]
+    return len({config.get("transfer", {}).get("backbone_seed") for config in runs}) == 1
+
+
+def _anew(arm: Arm) -> bool:
+    kind, method = arm.initialisation.kind, arm.method
+    return kind == "supervised" or (kind == "random" and method == "frozen_head")
+
+
 def _epoch_notes(runs: Sequence[ComparedRun]) -> list[str]:
-    words = {
-        "last": "the last epoch",
-        "validation": "the epoch chosen on validation",
-        "none": "a model without epochs",
-    }
+    words = {"last": "the last epoch", "validation": "the epoch chosen on validation"}
     choices = {run.epoch_choice for run in runs}
     stated = [words[choice] for choice in sorted(choices) if choice in words]
     notes = [f"Scores are those of {' or '.join(stated)}."] if stated else []
-    if len(choices & {"last", "validation"}) > 1:
+    if len(stated) > 1:
         notes[-1] += " These are mixed within this comparison; see the table of runs."
-    if not choices <= set(words):
+    if "none" in choices:
+        simple = {run.entry.method for run in runs if run.epoch_choice == "none"}
+        if simple - {"random_forest"}:
+            notes.append("Linear classifiers are solved to their optimum: no epoch to choose.")
+        if "random_forest" in simple:
+            notes.append("A random forest is grown once: no epoch to choose.")
+    if not choices <= {*words, "none"}:
         notes.append("Some runs do not state whether the last or a chosen epoch was tested.")
     return notes
 

@@ -30,7 +30,7 @@ def headline(tables: Tables) -> str:
     pair = tables.pair(cell.arm, tables.reference, fraction)
     if pair is None:
         return text + "."
-    if pair.verdict == "better":
+    if pair.verdict in ("better", "worse"):
         return f"{text}: {_size(pair)} {tables.reference} ({_evidence(pair)})."
     return f"{text}; {_words(pair)} {tables.reference}: {_size(pair)} it ({_evidence(pair)})."
 
@@ -38,8 +38,8 @@ def headline(tables: Tables) -> str:
 def _words(pair: Pair) -> str:
     return {
         "better": "it beats",
-        "worse": "it is worse than",
-        "no difference shown": "it does not beat",
+        "worse": "it is below",
+        "no difference shown": "it is not shown to beat",
         "not testable": "it cannot be tested against",
     }[pair.verdict]
 
