@@ -1,6 +1,7 @@
 """`compare` on a real cohort with a store, and on studies that it must refuse."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,22 @@ def test_compare__leaves_nothing_behind_when_it_refuses(study, tmp_path):
     with pytest.raises(RunError, match="no run here"):
         compare([study.path, tmp_path / "nothing"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_compare__of_a_moved_study_goes_on_without_the_training(tmp_path, caplog):
+    arms = {"SimCLR": ("run", "simclr", (2.0,)), "random": ("random", "", (1.0,))}
+    study = make_study(tmp_path, arms=arms, fractions=(0.1,), seeds=2, images=60)
+    there = compare(study.path, tmp_path / "a", replicates=20)
+    (tmp_path / "sub").mkdir()
+    moved = compare(shutil.move(study.path, tmp_path / "sub" / "s"), tmp_path / "b", replicates=20)
+    for name in ("summary.csv", "comparisons.csv"):
+        before, after = (page.parent / "tables" / name for page in (there, moved))
+        assert before.read_text() == after.read_text()
+    assert 'id="training"' in there.read_text(encoding="utf-8")
+    html = moved.read_text(encoding="utf-8")
+    assert 'id="training"' not in html
+    assert "The pre-training of SimCLR is not where the study says" in html
+    assert "so the page lacks the training of SimCLR" in caplog.text
 
 
 def test_compare__works_without_its_cohort(tmp_path):

@@ -28,6 +28,18 @@ def test_study__comes_back_equal_and_names_no_machine_path(study, tmp_path):
     assert opened.cohort.resolve() == (tmp_path / "cohort").resolve()
 
 
+def test_study__that_was_moved_names_the_pretraining_it_has_lost(study, tmp_path):
+    pre = RunFolder.create(tmp_path / "pre", {}, {})
+    study.add_initialisation("SimCLR", "run", method="simclr", run=pre.path)
+    study.add_initialisation("random", "random")
+    assert study.lost_pretrainings() == []
+    (tmp_path / "sub").mkdir()
+    moved = Study.open(shutil.move(study.path, tmp_path / "sub" / "study"))
+    assert moved.lost_pretrainings() == ["SimCLR"]
+    assert moved.pretraining("SimCLR") is None
+    assert moved.embeddings("SimCLR") is None
+
+
 def test_find_cohort__of_version_1_goes_by_place_and_takes_images_over(tmp_path):
     folder = shutil.copytree(ASSETS / "study_v1", tmp_path / "study")
     with pytest.raises(RunError, match="must stay on the images"):

@@ -68,6 +68,10 @@ def compare(
     collection = collect(
         paths, allow_unfinished=allow_unfinished, count_copies_once=count_copies_once
     )
+    for study in collection.studies:
+        for name in study.lost_pretrainings():
+            where = study.path / study.initialisation(name).run
+            logger.warning("%s: no run here, so the page lacks the training of %s.", where, name)
     cohort = open_cohort(collection.studies)
     tables = compare_tables(
         collection,

@@ -30,6 +30,7 @@ def make_notes(
         patient_ids_known: Whether the source names patients.
     """
     notes = list(collection.notes)
+    notes += _lost_notes(collection)
     if not patient_ids_known:
         notes.append(
             "The source has no patient ids: every image counts as a patient, so intervals may be"
@@ -49,6 +50,16 @@ def make_notes(
             " which flatters it."
         )
     return notes
+
+
+def _lost_notes(collection: Collection) -> list[str]:
+    lost = [name for study in collection.studies for name in study.lost_pretrainings()]
+    if not lost:
+        return []
+    return [
+        f"The pre-training of {', '.join(dict.fromkeys(lost))} is not where the study says (one of"
+        " them was moved), so its curves and settings are not shown; scores do not need it."
+    ]
 
 
 def _seed_notes(cells: "Sequence[Cell]") -> list[str]:

@@ -153,9 +153,15 @@ class Study:
         raise RunError(f"{self.path}: no initialisation {name!r}; the study has: {names}.")
 
     def pretraining(self, name: str) -> RunFolder | None:
-        """Open the pre-training run of an initialisation, None if it has none."""
+        """Open the pre-training run of an initialisation, None if it has none or it is elsewhere."""
         where = self.initialisation(name).run
-        return RunFolder.open(self.path / where) if where else None
+        there = where and (self.path / where / "config.json").is_file()
+        return RunFolder.open(self.path / where) if there else None
+
+    def lost_pretrainings(self) -> list[str]:
+        """Names of initialisations whose pre-training run is not where the study says."""
+        known = [one.name for one in self.content.initialisations if one.run]
+        return [name for name in known if self.pretraining(name) is None]
 
     def embeddings_folder(self, name: str) -> Path:
         """Where `embed` writes the embeddings of an initialisation that belong to the study."""
