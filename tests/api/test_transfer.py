@@ -19,8 +19,9 @@ from scoutview.api.index import index
 from scoutview.api.pretrain import PretrainConfig, pretrain
 from scoutview.api.store import store
 from scoutview.api.transfer import TransferConfig, transfer
+from scoutview.api.transfer_checks import told_shares
 from scoutview.api.transfer_config import like_run
-from scoutview.api.transfer_runs import FineTune
+from scoutview.api.transfer_runs import Cell, FineTune, Images
 from scoutview.api.transfer_starts import split_name
 from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.data.samples import DataConfig
@@ -148,6 +149,50 @@ def test_transfer__runs_an_exact_probe_on_all_labels_once_and_says_so(cohort, tm
         assert run.summary()["epoch_choice"] == "none"
         assert "chosen_by" not in run.summary()  # there was one penalty to choose from
     assert "every seed would repeat it; it was run once" in study.content.details["notes"][0]
+
+
+def test_transfer__says_that_a_share_is_less_than_one_patient(cohort, tmp_path, caplog):
+    """96 images, of which each counts as a patient: 0.5 % are 0.48 images, 2 % are 1.92."""
+    mode = LinearProbe(l2=(1.0,))
+    config = TransferConfig(**SHARED | {"fractions": (0.005, 0.02), "seeds": (0,), "mode": mode})
+    told = (
+        "0.5 % of the labels would be less than one of the 96 images to learn from; each run learns"
+        " from one image, which is 1 %."
+    )
+    study = Study.open(
+        transfer(cohort, "classification", ["random", "two=random"], tmp_path / "s", config)
+    )
+    assert [run.config["images"]["train"] for _, run in study.runs()] == [1, 2] * 2
+    assert caplog.text.count("would be less than one of") == 1
+    assert told in caplog.text
+    assert study.content.details["notes"] == [told]
+
+
+def test_told_shares__counts_patients_and_their_images():
+    table = pd.DataFrame(
+        {"image_id": [f"i{k}" for k in range(10)], "patient_id": [f"p{k // 2}" for k in range(10)]}
+    )
+    images = Images(table, None, None, None)
+    rows = np.arange(10)
+    cells = [Cell(rows[:n], rows, rows, 0.05, n, -1) for n in (1, 2)]
+    assert told_shares(images, {-1: {"train": rows}}, cells) == [
+        "5 % of the labels would be less than one of the 5 patients to learn from; each run learns"
+        " from one patient with 1 to 2 images, which is 20 %."
+    ]
+    assert told_shares(images, {-1: {"train": rows}}, [replace(c, fraction=0.1) for c in cells]) == []
+
+
+def test_transfer__says_before_training_that_a_label_cannot_be_tested(tmp_path, caplog):
+    arrays = radiographs()
+    arrays["test_labels"][:] = 0
+    cohort = build(tmp_path / "negative", arrays)
+    config = TransferConfig(**SHARED | {"fractions": (0.2,), "mode": LinearProbe(l2=(1.0,))})
+    caplog.set_level("INFO")
+    transfer(cohort, "classification", "random", tmp_path / "s", config)
+    told, trained = (caplog.text.index(text) for text in ("Label 'label': test", "run 1 of 2"))
+    assert told < trained
+    assert "test has 0 positive and 48 negative images, so its AUC does not exist" in caplog.text
+    assert "Label 'label': val" not in caplog.text
 
 
 def test_transfer__gives_every_initialisation_the_same_subset(cohort, tmp_path, monkeypatch):

@@ -368,6 +368,8 @@ def test_notes__a_probe_has_no_epoch_but_a_penalty_chosen_on_all_validation_labe
     tables = compare_tables(collect([study.path]), replicates=10)
     text = " ".join(tables.notes)
     assert "epoch chosen on validation" not in text
+    assert "At 1 % of the labels (47 images), 40 test" in headline_table(tables).caption
+    assert wording.headline(tables).startswith("With 1 % of the labels (47 images), random")
     assert "Linear classifiers are solved to their optimum: no epoch to choose." in text
     assert "The penalty is chosen on 524 labelled validation images whatever the label" in text
     assert "training on 1 % of the labels uses more labels" in text

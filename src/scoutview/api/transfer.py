@@ -13,6 +13,7 @@ import torch
 from scoutview.api.embed import embed
 from scoutview.api.index import open_cohort
 from scoutview.api.store import stored
+from scoutview.api.transfer_checks import told_classes, told_shares
 from scoutview.api.transfer_config import TransferConfig, as_pretrained
 from scoutview.api.transfer_images import divide, seen_in_pretraining, select_images
 from scoutview.api.transfer_runs import (
@@ -133,6 +134,8 @@ def _transfer(
     resume: bool,
 ) -> Path:
     arms = [_prepare(start, whole, config) for start in starts]
+    for text in dict.fromkeys(text for arm in arms for text in arm.warnings):
+        log.warning("%s", text)
     study = _study(out, task, whole, config, resume)
     for arm in arms:
         _require_same_runs(study, arm)
@@ -168,8 +171,9 @@ class _Arm:
     start: Start
     config: TransferConfig
     images: Images
-    blocks: dict[int, dict[str, Rows]]
+    cells: list[Cell]
     notes: list[str]
+    warnings: list[str]
     dropped: list[dict[str, Any]]
 
 
@@ -183,17 +187,19 @@ def _prepare(start: Start, whole: Cohort, config: TransferConfig) -> _Arm:
     blocks, notes, dropped = divide(images, pairs, config)
     notes += seen_otherwise
     notes += seen_in_pretraining(start, part, images, blocks, config)
-    return _Arm(start, config, images, blocks, notes, dropped)
+    cells = list(_cells(images, blocks, config))
+    shares = told_shares(images, blocks, cells)
+    warnings = [*shares, *told_classes(images, blocks)]
+    return _Arm(start, config, images, cells, [*notes, *shares], warnings, dropped)
 
 
 def _train(study: Study, arm: _Arm) -> None:
     """Fill the grid of an initialisation."""
     name = arm.start.name
     _add_details(study, arm.notes, arm.dropped)
-    cells = list(_cells(arm.images, arm.blocks, arm.config))
-    with bar(f"transfer {name}", total=len(cells)) as shown:
-        for position, cell in enumerate(cells):
-            log.info("%s: run %d of %d", name, position + 1, len(cells))
+    with bar(f"transfer {name}", total=len(arm.cells)) as shown:
+        for position, cell in enumerate(arm.cells):
+            log.info("%s: run %d of %d", name, position + 1, len(arm.cells))
             _run(study, arm.start, arm.images, cell, arm.config)
             shown.advance()
     _check_repetitions(study, arm.start, arm.config)
@@ -342,8 +348,7 @@ def _run_values(study: Study, start: Start, cell: Cell, config: TransferConfig) 
 def _require_same_runs(study: Study, arm: _Arm) -> None:
     """Refuse other settings than those of runs that are there, before anything is written."""
     start, config = arm.start, arm.config
-    cells = _cells(arm.images, arm.blocks, config)
-    places = {(cell.fraction, cell.seed, cell.fold): cell for cell in cells}
+    places = {(cell.fraction, cell.seed, cell.fold): cell for cell in arm.cells}
     for entry, run in study.runs():
         cell = places.get((entry.fraction, entry.seed, entry.fold))
         ours = (entry.initialisation, entry.method) == (start.name, config.mode.kind)

@@ -61,6 +61,12 @@ class ComparedRun:
         # up to 0.1, classifiers without epochs said "validation" for the choice of their setting
         return "none" if "chosen_by" in self.summary else str(self.summary.get("epoch_choice", ""))
 
+    @property
+    def train_images(self) -> int | None:
+        """Number of images that it learnt from, None if it does not say."""
+        count = self.folder.config.get("images", {}).get("train")
+        return None if count is None else int(count)
+
 
 @dataclass(frozen=True)
 class Collection:

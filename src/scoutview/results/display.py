@@ -61,6 +61,16 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
+def labels_used(tables: Tables, fraction: float) -> str:
+    """Write a label fraction with the number of images that runs learnt from, where known."""
+    counts = {n for c in tables.cells if c.fraction == fraction for n in c.train_images}
+    text = f"{percent(fraction)} of the labels"
+    if not counts:
+        return text
+    low, high = min(counts), max(counts)
+    return f"{text} ({f'{low:,} to {high:,}' if low < high else f'{low:,}'} images)"
+
+
 VERDICTS: Final = {
     "better": "yes",
     "worse": "no: below",
@@ -87,7 +97,7 @@ def headline_table(tables: Tables) -> DisplayTable:
     return DisplayTable(
         name="headline",
         caption=(
-            f"At {percent(fraction)} of the labels, {tested_on(tables)}. AUC: mean over seeds"
+            f"At {labels_used(tables, fraction)}, {tested_on(tables)}. AUC: mean over seeds"
             f"{_macro(tables)}. Over seeds: t-interval; over patients: bootstrap.{tested}"
         ),
         columns=tuple(columns),

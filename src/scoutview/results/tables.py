@@ -37,6 +37,8 @@ class Cell:
     """Mean with the bootstrap interval over test patients."""
     validation: float
     """Mean macro AUC on the validation split, NaN if it was not predicted."""
+    train_images: tuple[int, ...]
+    """Images that its runs learnt from, by run; those that do not say are left out."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def _cell(scored: Scored, arm: str, fraction: float) -> Cell:
         over_seeds=over_seeds,
         over_patients=percentile_interval(replicates, n=patients),
         validation=validation_score(runs, scored.labels),
+        train_images=tuple(s.run.train_images for s in runs if s.run.train_images is not None),
     )
 
 

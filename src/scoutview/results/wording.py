@@ -5,6 +5,7 @@ import math
 from scoutview.results.collect import Collection
 from scoutview.results.display import (
     interval,
+    labels_used,
     number,
     p_value,
     percent,
@@ -20,7 +21,7 @@ def headline(tables: Tables) -> str:
     if cell is None:
         return f"Nothing was run at {percent(fraction)} of the labels."
     text = (
-        f"With {percent(fraction)} of the labels, {cell.arm} reaches a test AUC of"
+        f"With {labels_used(tables, fraction)}, {cell.arm} reaches a test AUC of"
         f" {number(cell.over_seeds.value)}"
     )
     if not math.isnan(cell.over_seeds.low):
