@@ -22,7 +22,15 @@ MEASURE = """<script>addEventListener('load', () => {
   const text = [...document.querySelectorAll('p,td,th,li,figcaption,dd')].filter(e =>
     e.offsetParent && parseFloat(getComputedStyle(e).fontSize) < 12);
   const broken = [...document.images].filter(i => !i.complete || i.naturalWidth === 0);
-  document.title = JSON.stringify({scroll: document.documentElement.scrollWidth,
+  const result = document.querySelector('#result .scroll');
+  const columns = {};  // top of the first name in each column
+  for (const e of document.querySelectorAll('.ids li')) {
+    const box = e.getBoundingClientRect();
+    columns[box.left] = Math.min(columns[box.left] ?? Infinity, box.top);
+  }
+  document.title = JSON.stringify({hidden: result.scrollWidth - result.clientWidth,
+    cells: [...result.querySelectorAll('tbody td')].filter(e => e.offsetParent).length,
+    columns: Object.values(columns).map(Math.round), scroll: document.documentElement.scrollWidth,
     inner: innerWidth, wide: wide.map(e => e.tagName), small: text.length,
     images: document.images.length, broken: broken.length,
     requests: performance.getEntriesByType('resource')
@@ -48,7 +56,7 @@ def chromium(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def frame(results_page, tmp_path_factory):
-    """The page, with a script that measures it, inside a frame as wide as a phone's screen.
+    """The page, with a script that measures it, inside frames as wide as a phone's and a desk's.
 
     Chromium's own window cannot be narrower than 500 pixels on some platforms.
     """
@@ -56,32 +64,48 @@ def frame(results_page, tmp_path_factory):
     text = results_page.read_text(encoding="utf-8")
     measured = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     (folder / "measured.html").write_text(measured.replace("</body>", MEASURE + "</body>"))
-    (folder / "frame.html").write_text(
-        "<!DOCTYPE html><body style='margin:0'><iframe src='measured.html' style='border:0;"
-        "width:390px;height:800px'></iframe><pre id=out></pre><script>"
-        "addEventListener('load', () => setTimeout(() => {document.getElementById('out')"
-        ".textContent = document.querySelector('iframe').contentDocument.title}, 300))</script>"
-    )
+    for width in (390, 1280):
+        (folder / f"frame{width}.html").write_text(
+            "<!DOCTYPE html><body style='margin:0'><iframe src='measured.html' style='border:0;"
+            f"width:{width}px;height:800px'></iframe><pre id=out></pre><script>"
+            "addEventListener('load', () => setTimeout(() => {document.getElementById('out')"
+            ".textContent = document.querySelector('iframe').contentDocument.title}, 300))</script>"
+        )
     return folder
 
 
-@pytest.fixture(scope="module")
-def measured(frame):
+def measure(frame, width):
     dump = chromium(
         frame,
         "--allow-file-access-from-files",
         "--virtual-time-budget=5000",
-        "--window-size=800,900",
+        f"--window-size={max(800, width)},900",
         "--dump-dom",
-        (frame / "frame.html").as_uri(),
+        (frame / f"frame{width}.html").as_uri(),
     )
     return json.loads(html.unescape(re.search(r'<pre id="out">(.*?)</pre>', dump)[1]))
+
+
+@pytest.fixture(scope="module")
+def measured(frame):
+    return measure(frame, 390)
 
 
 def test_page__does_not_scroll_sideways_on_a_phone(measured):
     assert measured["inner"] == 390
     assert measured["scroll"] <= 390
     assert measured["wide"] == []
+
+
+def test_page__every_number_of_the_headline_is_seen_without_scrolling_the_table(measured):
+    assert measured["hidden"] == 0
+    assert measured["cells"] == 5 * 8
+
+
+def test_page__columns_of_dropped_images_are_in_line(frame):
+    columns = measure(frame, 1280)["columns"]
+    assert len(columns) > 1
+    assert len(set(columns)) == 1
 
 
 def test_page__text_is_legible_on_a_phone(measured):

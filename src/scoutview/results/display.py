@@ -30,6 +30,8 @@ class DisplayTable:
     rows: tuple[tuple[str, ...], ...]
     strong: frozenset[int] = frozenset()
     """Rows to be emphasised."""
+    cards: bool = False
+    """Show each row as a block on a phone, so that no column needs scrolling to."""
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -104,6 +106,7 @@ def headline_table(tables: Tables) -> DisplayTable:
         align=aligned(len(columns)),
         rows=tuple(rows),
         strong=frozenset(i for i, cell in enumerate(cells) if cell.arm == tables.best),
+        cards=True,
     )
 
 
