@@ -19,7 +19,7 @@ from scoutview.api.index import index
 from scoutview.api.show import show
 from scoutview.api.store import store
 from scoutview.api.transfer import transfer
-from scoutview.base.errors import ConfigError, DataError, LeakageError
+from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.index.config import IndexConfig
 from scoutview.store import duplicates
 
@@ -118,6 +118,21 @@ def test_sheet__is_a_picture_without_text_inside(cohort, tmp_path):
         assert image.format == "PNG"
         assert min(image.size) > 100
         assert set(image.info) <= {"dpi", "Software"}
+        assert image.info["Software"] == "scoutview contact sheet"
+
+
+def test_show__refuses_to_overwrite_a_scan_before_it_reads_any(cohort, tmp_path, monkeypatch):
+    scan = shutil.copy(RADIOGRAPH, tmp_path / "0000.png")
+
+    def refuse(*arguments, **options):
+        raise AssertionError("the place is checked first")
+
+    monkeypatch.setattr(module, "open_cohort", refuse)
+    with pytest.raises(RunError, match="exists and is no contact sheet"):
+        show(cohort, sheet=scan)
+    assert scan.read_bytes() == RADIOGRAPH.read_bytes()
+    with pytest.raises(ConfigError, match=r"must end in \.png, got '\.'"):
+        show(cohort, sheet=".")
 
 
 def test_show__counts_and_takes_a_part(cohort):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scoutview.base.errors import DataError
+from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.results.contact_sheet import contact_sheet
 
 
@@ -37,6 +37,35 @@ def test_contact_sheet__wraps_into_rows(tmp_path):
     three = Image.open(contact_sheet(tmp_path / "b.png", images, ["x"] * 7, columns=3))
     assert three.width == one.width
     assert three.height > 2.5 * one.height
+
+
+GREY = np.full((8, 8), 0.5, np.float32)
+
+
+def test_contact_sheet__replaces_an_earlier_sheet(tmp_path):
+    first = contact_sheet(tmp_path / "s.PNG", [GREY], ["a"]).read_bytes()
+    assert contact_sheet(tmp_path / "s.PNG", [GREY], ["b"]).read_bytes() != first
+
+
+@pytest.mark.parametrize("what", ["scan", "text", "empty", "folder"])
+def test_contact_sheet__replaces_nothing_else(tmp_path, what):
+    place = tmp_path / "0000.png"
+    if what == "folder":
+        place.mkdir()
+    elif what == "scan":
+        Image.fromarray(np.full((32, 32), 90, np.uint8)).save(place)
+    else:
+        place.write_bytes(b"id,label\n" if what == "text" else b"")
+    before = place.is_file() and place.read_bytes()
+    with pytest.raises(RunError, match=r"0000\.png exists and is no contact sheet"):
+        contact_sheet(place, [GREY], [""])
+    assert (place.is_file() and place.read_bytes()) == before
+
+
+@pytest.mark.parametrize("name", [".", "..", "labels.csv", "sheet", "sheet.jpg"])
+def test_contact_sheet__must_end_in_png(name):
+    with pytest.raises(ConfigError, match=r"must end in \.png, got"):
+        contact_sheet(name, [GREY], [""])
 
 
 @pytest.mark.parametrize(

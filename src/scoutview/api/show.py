@@ -17,7 +17,7 @@ from scoutview.index.summary import render, summarise
 from scoutview.pixels.geometry import to_display
 from scoutview.pixels.intensity import Stored, default_policy, to_unit
 from scoutview.pixels.read import read
-from scoutview.results.contact_sheet import contact_sheet
+from scoutview.results.contact_sheet import check_place, contact_sheet
 from scoutview.store.duplicates import known_duplicates
 from scoutview.store.reader import Store
 from scoutview.tasks.leakage import told_crossing
@@ -56,7 +56,7 @@ def show(
     Args:
         cohort: The cohort or its folder.
         where: Expression over the cohort's columns.
-        sheet: PNG to write a contact sheet to: images in radiological orientation with the default
+        sheet: PNG to write a contact sheet to, a new one or an earlier sheet: images in radiological orientation with the default
             intensity policy of their modality, the middle slice of volumes; None writes none.
         images: Images on the sheet, at least 1, spread evenly over the modalities.
         seed: Which images those are.
@@ -66,11 +66,14 @@ def show(
         Text, sheet, and with `private` the table of originals.
 
     Raises:
-        ConfigError: `images` is below 1.
+        ConfigError: `images` is below 1, or `sheet` does not end in .png.
+        RunError: `sheet` exists and is no contact sheet.
         DataError: No image fits `where`, or none of the chosen can be read.
     """
     if images < 1:
         raise ConfigError(f"images must be >= 1, got {images}; for no sheet, leave sheet out.")
+    if sheet is not None:
+        check_place(sheet)
     chosen = open_cohort(cohort, where)
     opened = _opened(chosen)
     copies, told = _copies(chosen, opened)

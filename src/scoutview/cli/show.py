@@ -23,7 +23,7 @@ def show(
     where
         Only images for which this holds, as "modality == 'CT' and n_slices >= 20".
     sheet
-        PNG file to write the contact sheet to.
+        PNG file to write the contact sheet to; only an earlier sheet is replaced.
     images
         Images on the sheet, at least 1; 24 by default.
     seed

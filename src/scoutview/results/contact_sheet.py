@@ -7,8 +7,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from scoutview.base.errors import DataError
+from scoutview.base.errors import ConfigError, DataError, RunError
 from scoutview.base.files import atomic_writer
 from scoutview.results.figures import canvas, picture
 
@@ -18,6 +19,35 @@ TILE: Final = 1.5
 """Inches of a tile's side."""
 CAPTION: Final = 0.16
 """Inches of a line of caption."""
+MARK: Final = "scoutview contact sheet"
+"""Written into the PNG as its software: what has it may be replaced."""
+
+
+def check_place(path: str | Path) -> Path:
+    """Refuse a place for a sheet where anything but an earlier sheet would be lost.
+
+    Raises:
+        ConfigError: The name does not end in .png.
+        RunError: Something else has that name.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(
+            f"A contact sheet is a PNG file, so its name must end in .png, got {str(path)!r}."
+        )
+    if path.exists() and not _is_sheet(path):
+        raise RunError(
+            f"{path} exists and is no contact sheet that could be replaced; choose another name."
+        )
+    return path
+
+
+def _is_sheet(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=["PNG"]) as known:
+            return known.info.get("Software") == MARK
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False  # a folder, no PNG, a damaged or a huge one
 
 
 def contact_sheet(
@@ -32,7 +62,7 @@ def contact_sheet(
     """Write images as one PNG, every image in its true proportions.
 
     Args:
-        path: The file.
+        path: The file, ending in .png; an earlier sheet is replaced.
         images: Windowed images in [0, 1], (H, W) or (H, W, 3) each, rows from top to bottom.
         captions: One per image; line breaks are kept.
         spacings: Row and column spacing of each image in mm, None unknown (square pixels).
@@ -43,9 +73,12 @@ def contact_sheet(
         The path.
 
     Raises:
+        ConfigError: The name does not end in .png.
+        RunError: Something other than an earlier sheet has that name.
         DataError: There is no image, the numbers of images, captions and spacings differ, or an
             image is not two-dimensional, is not finite or leaves [0, 1].
     """
+    path = check_place(path)
     spacings = [None] * len(images) if spacings is None else spacings
     if not images or not len(images) == len(captions) == len(spacings):
         raise DataError(
@@ -72,10 +105,12 @@ def contact_sheet(
             axes.text(
                 0.5, -0.03, caption, transform=axes.transAxes, ha="center", va="top", fontsize=7
             )
-        sheet = picture(figure, "contact_sheet", kind="png", alt=title, caption=title)
+        sheet = picture(
+            figure, "contact_sheet", kind="png", alt=title, caption=title, software=MARK
+        )
     with atomic_writer(path) as stream:
         stream.write(sheet.data)
-    return Path(path)
+    return path
 
 
 def _check(number: int, image: Floats) -> None:

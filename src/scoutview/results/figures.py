@@ -94,12 +94,18 @@ def canvas(
 
 
 def picture(
-    figure: Figure, name: str, *, alt: str, caption: str, kind: Literal["svg", "png"] = "svg"
+    figure: Figure,
+    name: str,
+    *,
+    alt: str,
+    caption: str,
+    kind: Literal["svg", "png"] = "svg",
+    software: str | None = None,
 ) -> Picture:
-    """Render a figure, bit-equal for equal input."""
+    """Render a figure, bit-equal for equal input; a PNG may name the software that made it."""
     stream = io.BytesIO()
     # No date and no version inside: the same results give the same bytes.
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": software}
     figure.savefig(stream, format=kind, dpi=192, metadata=metadata)
     width, height = figure.get_size_inches()
     return Picture(
