@@ -179,7 +179,9 @@ def test_told_shares__counts_patients_and_their_images():
         "5 % of the labels would be less than one of the 5 patients to learn from; each run learns"
         " from one patient with 1 to 2 images, which is 20 %."
     ]
-    assert told_shares(images, {-1: {"train": rows}}, [replace(c, fraction=0.1) for c in cells]) == []
+    assert (
+        told_shares(images, {-1: {"train": rows}}, [replace(c, fraction=0.1) for c in cells]) == []
+    )
 
 
 def test_transfer__says_before_training_that_a_label_cannot_be_tested(tmp_path, caplog):

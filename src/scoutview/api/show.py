@@ -56,8 +56,9 @@ def show(
     Args:
         cohort: The cohort or its folder.
         where: Expression over the cohort's columns.
-        sheet: PNG to write a contact sheet to, a new one or an earlier sheet: images in radiological orientation with the default
-            intensity policy of their modality, the middle slice of volumes; None writes none.
+        sheet: PNG to write a contact sheet to, a new file or an earlier sheet: images in
+            radiological orientation with the default intensity policy of their modality, the middle
+            slice of volumes; None writes none.
         images: Images on the sheet, at least 1, spread evenly over the modalities.
         seed: Which images those are.
         private: Resolve the pseudonyms of the sheet's images on the owner's machine.

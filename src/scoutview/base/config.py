@@ -198,7 +198,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
 
 
 def _refused(where: str, problem: ErrorDetails) -> str:
-    """Say what a value must be and what came; rules over whole groups, and some others, say both."""
+    """Say what a value must be and what came; a rule over a whole group says both itself."""
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     place = f"{where}: " if where else ""
     whole = isinstance(problem["input"], dict | Config) or ", got " in text

@@ -94,7 +94,9 @@ def _seed_notes(cells: "Sequence[Cell]") -> list[str]:
 
 def _weight_notes(collection: Collection) -> list[str]:
     """Say which weights are the same at all seeds, so that no interval holds their variance."""
-    once = [arm.name for arm in collection.arms if arm.pretrained and _one_training(collection, arm)]
+    once = [
+        arm.name for arm in collection.arms if arm.pretrained and _one_training(collection, arm)
+    ]
     drawn = [arm.name for arm in collection.arms if _one_draw(collection, arm)]
     anew = [arm.name for arm in collection.arms if _anew(arm)]
     if not once and not drawn:
@@ -104,14 +106,12 @@ def _weight_notes(collection: Collection) -> list[str]:
         *_each(drawn, "one draw of random weights"),
         *_each(anew, "drawn and trained anew at each seed", each=""),
     ]
-    note = (
+    another = " or ".join(["pre-training"] * bool(once) + ["draw"] * bool(drawn))
+    how = " To see another random network: transfer with --set backbone_seed=N." if drawn else ""
+    return [
         "Seeds vary the label subset and what is trained on it, not the weights that training"
-        f" starts from: {'; '.join(said)}. Another pre-training may change a verdict."
-    )
-    if drawn:
-        note = note.replace("pre-training may", "pre-training or draw may")
-        note += " To see another random network: transfer with --set backbone_seed=N."
-    return [note]
+        f" starts from: {'; '.join(said)}. Another {another} may change a verdict.{how}"
+    ]
 
 
 def _each(names: Sequence[str], what: str, each: str = " each") -> list[str]:

@@ -153,7 +153,7 @@ class Study:
         raise RunError(f"{self.path}: no initialisation {name!r}; the study has: {names}.")
 
     def pretraining(self, name: str) -> RunFolder | None:
-        """Open the pre-training run of an initialisation, None if it has none or it is elsewhere."""
+        """Open the pre-training run of an initialisation, None if there is none at its place."""
         where = self.initialisation(name).run
         there = where and (self.path / where / "config.json").is_file()
         return RunFolder.open(self.path / where) if there else None

@@ -179,9 +179,7 @@ def _cell(scored: Scored, arm: str, fraction: float) -> Cell:
         over_seeds = replace(
             estimate,
             method=estimate.method.replace("seeds", "folds"),
-            note=joined(
-                "folds share training patients: the interval is too narrow", estimate.note
-            ),
+            note=joined("folds share training patients: the interval is too narrow", estimate.note),
         )
     replicates = Replicates(
         float(np.mean([s.value for s in runs])), np.mean([s.draws for s in runs], axis=0)

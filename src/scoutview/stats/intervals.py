@@ -161,9 +161,7 @@ def bootstrap_auc(
     ]
 
 
-def within(
-    low: float, high: float, bounds: tuple[float, float] | None
-) -> tuple[float, float, str]:
+def within(low: float, high: float, bounds: tuple[float, float] | None) -> tuple[float, float, str]:
     """Cut an interval at the range that a score can have.
 
     Returns:
