@@ -188,6 +188,17 @@ def test_build_store__says_that_pixels_are_undefined_and_keeps_them(tmp_path):
     np.testing.assert_array_equal(store.read(0), pixels)
 
 
+def test_build_store__an_image_without_any_finite_pixel_is_said_to_be_so(tmp_path):
+    write_nifti(tmp_path / "sources", "whole.nii", texture((3, 20, 20), 0).astype(np.float32))
+    write_nifti(tmp_path / "sources", "nothing.nii", np.full((3, 20, 20), np.nan, np.float32))
+    store = build_store(index(tmp_path / "sources", tmp_path / "cohort"), workers=1)
+    (problem,) = store.problems()
+    assert problem["reason"] == "nan_pixels"
+    assert "No pixel is finite" in problem["detail"]
+    assert "Replace the undefined pixels" in problem["action"]
+    assert store.absent == 1
+
+
 def test_build_store__shrinks_to_max_side_and_records_it(cohort):
     store = build_store(cohort, StoreConfig(max_side=28), workers=1)
     assert store.config["max_side"] == 28

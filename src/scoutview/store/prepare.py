@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scoutview.base.errors import ScoutviewError
 from scoutview.pixels.failures import pass_on
-from scoutview.pixels.findings import PixelError
+from scoutview.pixels.findings import PixelError, problem
 from scoutview.pixels.read import examine, read
 from scoutview.store.codec import encode
 from scoutview.store.hashes import content_hash, perceptual_hash, small_image
@@ -98,11 +98,18 @@ def _shrink(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def describe(item: Item, pixels: NDArray[Any]) -> dict[str, Any]:
-    """Return the line of an image, without place and codec."""
+    """Return the line of an image, without place and codec.
+
+    Raises:
+        PixelError: No pixel is finite.
+    """
     space = 3 if item.volume else 2
+    flaw = examine(pixels, item.locators[0])
+    if flaw is not None and not np.isfinite(pixels).any():
+        detail = "No pixel is finite: all are NaN or infinite."
+        raise PixelError(problem(item.locators[0], "nan_pixels", detail))
     middle = pixels[len(pixels) // 2] if item.volume else pixels
     small = small_image(middle, inverted=item.inverted)
-    flaw = examine(pixels, item.locators[0])
     return {
         "entry": item.entry,
         "image_id": item.image_id,
