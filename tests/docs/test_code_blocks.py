@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 from scoutview.cli import app
+from scoutview.cli.terminal import settings
+from scoutview.index.config import IndexConfig
 from scoutview.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -157,3 +159,19 @@ def test_links__lead_somewhere(page):
         if "://" in target or "reference/" in target:
             continue
         assert (page.parent / target).exists(), f"{named(page)} links to {target}"
+
+
+def test_split__what_page_and_help_write_makes_settings(capsys):
+    page = (ROOT / "docs/how-to/own-dicom-folder.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| `(--[^`]+)` \|$", page, re.MULTILINE)
+    app(["index", "--help"], print_error=False, exit_on_error=False, result_action="return_value")
+    said = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    setting, flag = re.search(r"One setting, as (\S+) beside (--split \w+)\.", said).groups()
+    for written in (*rows, f"{flag} --set {setting}"):
+        words = ["index", "scans", "--out", "cohort", *shlex.split(written)]
+        _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+        given = bound.arguments
+        split = {"split.kind": given["split"]} if "split" in given else {}
+        config = settings(IndexConfig, None, split, given.get("set_", ()))
+        assert config.split.kind == given["split"], written
+    assert len(rows) >= 3

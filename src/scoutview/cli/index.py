@@ -40,7 +40,7 @@ def index(
     config
         YAML or JSON file with all settings: boxes, labelmaps, reports, label kinds, splits.
     set_
-        One setting, as split.test=0.3. May be repeated.
+        One setting, as split.test=0.3 beside --split holdout. May be repeated.
     """
     from scoutview.api.index import index as run
     from scoutview.api.show import show
