@@ -355,6 +355,9 @@ def test_build__refuses_a_folder_that_is_something_else(tmp_path):
     (tmp_path / "c" / "thesis.doc").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
         build(tmp_path / "s", tmp_path / "c")
+    for taken in (tmp_path / "c" / "thesis.doc", tmp_path / "c" / "thesis.doc" / "below"):
+        with pytest.raises(RunError, match=r"thesis\.doc is a file, but out must be a folder"):
+            build(tmp_path / "s", taken)
     with pytest.raises(DataError, match="does not exist"):
         build(tmp_path / "nowhere", tmp_path / "d")
 

@@ -71,6 +71,11 @@ def test_key_from_file__refuses_open_or_damaged_files(tmp_path):
         key_from_file(path)
 
 
+def test_key_from_file__says_that_a_folder_is_no_key(tmp_path):
+    with pytest.raises(ConfigError, match="must be a file, but a folder came"):
+        key_from_file(tmp_path)
+
+
 def test_word__lets_only_known_words_pass():
     assert word("modality", "CT") == "CT"
     assert word("modality", NAME) == "other"

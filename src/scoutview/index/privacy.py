@@ -78,9 +78,13 @@ def key_from_file(path: str | Path) -> bytes:
 
     Raises:
         DataError: The file does not hold a key.
-        ConfigError: Others may read the file.
+        ConfigError: It is a folder, or others may read the file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(
+            "The key must be a file, but a folder came; name a file, as project.key in that folder."
+        )
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_key(path, new_key())
