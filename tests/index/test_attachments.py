@@ -77,6 +77,27 @@ def test_labelmaps__wrong_sizes_and_strangers_are_problems(tmp_path):
         cohort.labelmap(missing)
 
 
+def test_labelmaps__and_boxes_that_are_links_to_nowhere_are_problems(tmp_path):
+    source = images(tmp_path / "s")
+    maps, boxes = images(tmp_path / "m", ("1",)), tmp_path / "b"
+    boxes.mkdir()
+    (boxes / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    for link in (maps / "2.png", boxes / "3.txt"):
+        link.symlink_to("/nonexistent")
+    settings = {
+        "labelmaps": LabelmapFolder(folder=maps),
+        "boxes": (BoxSource(path=boxes, format="yolo", classes=("a",)),),
+    }
+    cohort = build(source, tmp_path / "c", **settings)
+    assert cohort.table["labelmap"].sum() == len(cohort.boxes) == 1
+    found = problems(cohort).set_index("reason")["image_id"]
+    told = {reason: name_of(cohort, image_id) for reason, image_id in found.items()}
+    assert told == {"unreadable": "2", "box_unreadable": "3"}
+    (maps / "2.png").unlink()
+    images(maps, ("2",))
+    assert build(source, tmp_path / "c", **settings).table["labelmap"].sum() == 2
+
+
 def test_labelmaps__without_a_common_name_are_an_error(tmp_path):
     source = images(tmp_path / "s")
     maps = LabelmapFolder(folder=images(tmp_path / "m", ("x",)))

@@ -96,6 +96,30 @@ def test_boxes__outside_empty_and_wrong_sizes_are_problems(tmp_path, cohort_of):
     assert [p["reason"] for p in problems] == ["box_image_size"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "name", "text"),
+    [
+        ({"format": "yolo", "classes": ("a",)}, "{}.txt", "0 0.5 0.5 0.5 0.5\n"),
+        (
+            {"format": "voc"},
+            "{}.xml",
+            "<annotation><object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>1</xmax>"
+            "<ymax>2</ymax></bndbox></object></annotation>",
+        ),
+    ],
+    ids=["yolo", "voc"],
+)
+def test_boxes__a_link_that_leads_nowhere_is_a_problem(tmp_path, cohort_of, settings, name, text):
+    (tmp_path / name.format(1)).write_text(text)
+    (tmp_path / name.format(2)).symlink_to("/nonexistent")
+    (tmp_path / name.format(3)).symlink_to("/nonexistent")
+    boxes, problems, _ = join_boxes(BoxSource(path=tmp_path, **settings), *cohort_of)
+    assert boxes["image_id"].tolist() == ["i1"]
+    told = [(p["file_id"], p["image_id"], p["reason"]) for p in problems]
+    assert told == [("f2", "i2", "box_unreadable"), ("", "", "box_unreadable")]
+    assert not any("nonexistent" in str(p) for p in problems)
+
+
 def test_boxes__damaged_sources_are_errors_that_say_what_is_expected(tmp_path, cohort_of):
     path = tmp_path / "b.json"
     path.write_text('{"images": []}')

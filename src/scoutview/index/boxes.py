@@ -4,7 +4,7 @@ Coordinates are continuous: pixel i covers [i, i + 1); a box around the first pi
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -24,6 +24,7 @@ from scoutview.index.join import (
     unmatched_problem,
 )
 from scoutview.index.schema import BOXES
+from scoutview.pixels.failures import pass_on
 
 _WHAT: Final = "box table"
 _CORNERS: Final = ["y0", "x0", "y1", "x1"]
@@ -43,12 +44,13 @@ def join_boxes(
 
     Returns:
         The table of boxes, clipped to their images; problems: boxes outside, empty or without an
-        image, and images whose size is not what the file says; how the boxes matched.
+        image, files that cannot be read, and images whose size is not what the file says; how the
+        boxes matched.
 
     Raises:
         JoinError: No id matches, or the file cannot be read.
     """
-    raw = _read_csv(source, keys) if source.format == "csv" else _READERS[source.format](source)
+    raw, unread = _read(source, keys)
     raw["score"] = raw["score"].astype(np.float64) if "score" in raw else np.nan
     for name in ("said_height", "said_width"):
         raw[name] = raw[name].astype(np.float64) if name in raw else np.nan
@@ -61,7 +63,36 @@ def join_boxes(
         boxes[["y0", "y1"]] = boxes[["y0", "y1"]].mul(boxes["height"], axis=0)
         boxes[["x0", "x1"]] = boxes[["x0", "x1"]].mul(boxes["width"], axis=0)
     good, problems = _checked(boxes)
+    problems += _unreadable_files(unread, sizes, keys)
     return good, problems + unmatched_problem(match, _WHAT), match
+
+
+def _read(source: BoxSource, keys: Keys) -> tuple[pd.DataFrame, list[str]]:
+    """Read the boxes, and the stems of the files of a folder that the system does not hand out."""
+    if source.format == "csv":
+        return _read_csv(source, keys), []
+    if source.format == "coco":
+        return _read_coco(source), []
+    unread: list[str] = []
+    rows = _READERS[source.format](source, unread)
+    return _frame(rows), unread
+
+
+def _unreadable_files(
+    stems: Sequence[str], sizes: pd.DataFrame, keys: Keys
+) -> Iterator[dict[str, Any]]:
+    """Give a line to each file that could not be read, under the image that has its name."""
+    pairs = keys.table("stem").set_index("key")["image_id"]
+    for stem in stems:
+        images = sorted(set(pairs[[stem]])) if stem in pairs.index else [""]
+        for image_id in images:
+            yield {
+                "file_id": str(sizes["file_id"].get(image_id, "")),
+                "image_id": image_id,
+                "reason": "box_unreadable",
+                "detail": "A file of boxes could not be read, as a link that leads nowhere.",
+                "action": "Put the file of boxes back, or remove it; its boxes are left out.",
+            }
 
 
 def _checked(boxes: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -166,21 +197,33 @@ def _coco_row(box: dict[str, Any], image: dict[str, Any], names: dict[int, str])
     }
 
 
-def _read_yolo(source: BoxSource) -> pd.DataFrame:
-    classes = source.classes or _yolo_classes(source.path)
-    rows = []
-    for file in sorted(source.path.rglob("*.txt")):
-        if file.name in ("classes.txt", "obj.names"):
+def _texts(folder: Path, pattern: str, unread: list[str]) -> Iterator[tuple[Path, bytes]]:
+    """Yield the files of a folder; those that the system does not hand out go to `unread`."""
+    for file in sorted(folder.rglob(pattern)):
+        if file.name == "classes.txt":
             continue
         try:
-            for line in file.read_text(encoding="utf-8").splitlines():
+            content = file.read_bytes()
+        except OSError as error:
+            pass_on(error)
+            unread.append(file.stem)
+            continue
+        yield file, content
+
+
+def _read_yolo(source: BoxSource, unread: list[str]) -> list[dict[str, Any]]:
+    classes = source.classes or _yolo_classes(source.path)
+    rows = []
+    for file, content in _texts(source.path, "*.txt", unread):
+        try:
+            for line in content.decode().splitlines():
                 if line.strip():
                     rows.append(_yolo_row(file.stem, line.split(), classes))
-        except (OSError, ValueError, LookupError) as error:
+        except (ValueError, LookupError) as error:
             raise _unreadable("YOLO files with: class xc yc w h, and all class names", error) from (
                 error
             )
-    return _frame(rows)
+    return rows
 
 
 def _yolo_classes(folder: Path) -> tuple[str, ...]:
@@ -205,17 +248,17 @@ def _yolo_row(stem: str, words: list[str], classes: tuple[str, ...]) -> dict[str
     }
 
 
-def _read_voc(source: BoxSource) -> pd.DataFrame:
+def _read_voc(source: BoxSource, unread: list[str]) -> list[dict[str, Any]]:
     rows = []
-    for file in sorted(source.path.rglob("*.xml")):
+    for file, content in _texts(source.path, "*.xml", unread):
         try:
-            text = file.read_text(encoding="utf-8")
+            text = content.decode()
             if "<!DOCTYPE" in text or "<!ENTITY" in text:
                 raise ValueError("entities are not part of the format")
             rows += _voc_rows(file.stem, ElementTree.fromstring(text), source.one_based)
-        except (OSError, ValueError, TypeError, ElementTree.ParseError) as error:
+        except (ValueError, TypeError, ElementTree.ParseError) as error:
             raise _unreadable("Pascal VOC files", error) from error
-    return _frame(rows)
+    return rows
 
 
 def _voc_rows(stem: str, root: ElementTree.Element, one_based: bool) -> list[dict[str, Any]]:
@@ -254,7 +297,6 @@ def _unreadable(expected: str, error: Exception) -> JoinError:
 
 
 _READERS: Final = {
-    "coco": _read_coco,
     "yolo": _read_yolo,
     "voc": _read_voc,
 }

@@ -191,7 +191,11 @@ def _state(sources: Sequence[Path], config: IndexConfig, key: bytes) -> str:
     parts: list[str | int] = [VERSION, *sorted(str(path.absolute()) for path in sources)]
     parts.append(config.model_dump_json(exclude={"workers", "strict", "key_file"}))
     for path in _side_files(config):
-        info = path.stat()
+        try:
+            info = path.stat()
+        except OSError:  # a dangling link, or gone since: reading it fails and becomes a problem
+            parts += [str(path), 0, 0]
+            continue
         parts += [str(path), info.st_size, info.st_mtime_ns]
     return pseudonym(key, "state", "\0".join(map(str, parts)))
 
