@@ -143,7 +143,8 @@ def test_joins__rows_without_an_image_are_counted_and_told(tmp_path, caplog):
         "report table": (3, 3),
     }
     first = cohort.content["joins"][0]
-    assert (first["taken"], first["ignored"]) == (["sick"], ["site"])
+    assert (first["taken"], first["ignored"]) == (["sick"], 1)
+    assert "site" not in (cohort.folder / "cohort.json").read_text(), "only what was chosen"
     details = problems(cohort).set_index("reason")["detail"]
     assert set(details.index) == {"label_unmatched", "box_unmatched", "labelmap_unmatched"}
     assert details["label_unmatched"] == (

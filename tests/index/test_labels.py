@@ -89,6 +89,101 @@ def test_join__reads_tsv_semicolons_and_parquet_alike(tmp_path, keys):
         assert joined.columns["sick"].to_dict() == {"i1": 1.0, "i2": 0.0}, name
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet"])
+def test_join__missing_cells_are_empty_text(tmp_path, keys, name):
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pd.DataFrame({"id": ["001", "002"], "found": ["Mass", None]}).to_parquet(path)
+    else:
+        path.write_text("id,found\n001,Mass\n002\n".replace(",", ",\t"[name.endswith("tsv")]))
+    column = LabelColumn(name="found", kind="multilabel")
+    joined = join_labels(LabelTable(table=path, columns=(column,)), keys)
+    np.testing.assert_equal(joined.columns["Mass"].to_numpy(), [1, np.nan])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id\tsick\n001\t1\n002\t0\n",
+        "id;sick;today, 9 h\n001;1;a\n002;0;b\n",
+        "id;sick;size\n001;1;0,5\n002;0;1,5\n",
+        "id,sick,found\n001,1,Mass;Nodule\n002,0,Mass;Nodule\n",
+        'id,sick,text\n001,1,"no; nothing,\nnothing; at; all"\n002,0,no\n',
+        "\ufeffid;sick\n001;1\n\n002;0\n",
+        "id;sick\n" + "001;1\n002;0\n" * 20_000,
+    ],
+    ids=["tabs", "comma in heading", "decimal commas", "findings", "lines", "mark", "long"],
+)
+def test_join__finds_the_delimiter_of_a_csv(tmp_path, keys, text):
+    assert join_labels(table(tmp_path, text), keys).columns["sick"].to_dict() == {"i1": 1, "i2": 0}
+
+
+def test_join__reads_compressed_tables(tmp_path, keys):
+    frame = pd.DataFrame({"id": ["001", "002"], "sick": [1, 0]})
+    frame.to_csv(tmp_path / "t.csv.gz", sep=";", index=False)
+    joined = join_labels(LabelTable(table=tmp_path / "t.csv.gz"), keys)
+    assert joined.columns["sick"].to_dict() == {"i1": 1, "i2": 0}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le"])
+def test_join__other_encodings_are_told_from_damage(tmp_path, keys, encoding):
+    path = tmp_path / "l.csv"
+    path.write_bytes("id;sick;größe\n001;1;2\n002;0;3\n".encode(encoding))
+    with pytest.raises(JoinError, match="save it as UTF-8"):
+        join_labels(LabelTable(table=path), keys)
+
+
+def test_join__a_row_longer_than_the_heading_does_not_shift_columns(tmp_path, keys):
+    with pytest.raises(JoinError, match="more cells than its heading"):
+        join_labels(table(tmp_path, "id,sick\n001,1,0\n002,0,1\n"), keys)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["1", "2", "3", "4"], "of column 'id' have lost their leading zeros"),
+        (["1.png", "2.png", "3.png", "4.png"], "of column 'id' have lost their leading zeros"),
+        (['="001"', '="002"', '="003"', '="004"'], 'match without the =" and "'),
+        (["x1", "x2", "x3", "x4"], "belong together"),
+    ],
+)
+def test_join__says_what_excel_did_to_the_ids(tmp_path, keys, ids, said):
+    path = tmp_path / "l.csv"
+    pd.DataFrame({"id": ids, "sick": [0, 1, 0, 1]}).to_csv(path, index=False)
+    with pytest.raises(JoinError, match=said):
+        join_labels(LabelTable(table=path), keys)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "001,Mueller Hans,1\n002,Schmidt Eva,0\n003,Klein Jo,0\n004,Klein Al,1\n",
+        "Mueller Hans;b/003.png;1;1\nSchmidt Eva;a/001.png;0;1\n",
+        "000,Mueller Hans,1\n001,Schmidt Eva,0\n002,Klein Jo,0\n",  # the first is no image
+        "001,Mueller Hans,1\n",
+    ],
+)
+def test_join__a_table_without_a_heading_is_an_error(tmp_path, keys, text, caplog):
+    with pytest.raises(JoinError, match="has no heading") as error:
+        join_labels(table(tmp_path, text), keys)
+    for told in (str(error.value), caplog.text):
+        assert not any(word in told for word in ("Mueller", "Schmidt", "000", "001", "003"))
+
+
+def test_join__a_heading_may_be_the_name_of_a_file(tmp_path):
+    names = ["s/p1/image.nii", "s/p2/image.nii", "s/0.png", "s/1.png"]
+    frame = pd.DataFrame({"image_id": ["i1", "i2", "i3", "i4"], "name": names})
+    keys = Keys(frame.assign(image="", series="", study="", patient=""))
+    text = "image,1\np1/image.nii,1\np2/image.nii,0\n0.png,1\n"
+    joined = join_labels(table(tmp_path, text), keys)
+    assert joined.columns["1"].to_dict() == {"i1": 1, "i2": 0, "i3": 1}
+
+
+def test_join__a_column_that_stands_twice_is_an_error(tmp_path, keys):
+    with pytest.raises(JoinError, match="has the column 'sick' more than once"):
+        join_labels(table(tmp_path, "id,sick,sick\n001,1,0\n002,0,1\n"), keys)
+
+
 def test_join__no_match_shows_masked_examples_and_the_nearest_column(tmp_path, keys):
     text = "person,file,sick\nMiller-77,001,1\nSmith-12,002,0\nBauer-3,003,0\nKlein-4,004,1\n"
     with pytest.raises(JoinError) as error:

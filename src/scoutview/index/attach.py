@@ -53,6 +53,8 @@ class Attached:
     problems: list[dict[str, Any]] = field(default_factory=list)
     joins: list[dict[str, Any]] = field(default_factory=list)
     """How each table matched, for `cohort.json`."""
+    ignored: set[str] = field(default_factory=set)
+    """Columns of label tables that were not taken; not for `cohort.json`, which is shared."""
     overlap: int = 0
     """Patients in more than one part, where that was accepted."""
 
@@ -125,7 +127,9 @@ def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> 
         out.problems += unmatched_problem(joined.match, "label table")
         _note_table(out, "label table", joined.match)
         out.joins[-1] |= {"taken": list(joined.columns), "kept": list(joined.kept)}
-        out.joins[-1]["ignored"] = joined.ignored
+        # Only their number: who takes a table as it is may not have looked at all its headings.
+        out.joins[-1]["ignored"] = len(joined.ignored)
+        out.ignored |= set(joined.ignored)
     for boxes_source in config.boxes:
         boxes, problems, match = join_boxes(boxes_source, out.images, keys)
         out.boxes = pd.concat([out.boxes, boxes], ignore_index=True) if len(out.boxes) else boxes
@@ -193,9 +197,8 @@ def _note(out: Attached, what: str, kind: str, matched: int, rows: int) -> None:
 
 def _require_kept(out: Attached, split: object) -> None:
     """Check that the columns of a split which only a label table has were kept."""
-    ignored = {name for join in out.joins for name in join.get("ignored", ())}
     for name in _columns_of(split):
-        if name not in out.images.columns and name in ignored:
+        if name not in out.images.columns and name in out.ignored:
             raise ConfigError(
                 f"The split needs the column {name!r}, which a label table has but the index does"
                 f" not keep; name it {written('label table', f'keep: [{name}]')}."

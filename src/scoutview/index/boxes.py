@@ -19,11 +19,11 @@ from scoutview.index.join import (
     Match,
     best_column,
     match_table,
-    read_table,
     require_column,
     unmatched_problem,
 )
 from scoutview.index.schema import BOXES
+from scoutview.index.tables import read_table
 from scoutview.pixels.failures import pass_on
 
 _WHAT: Final = "box table"
@@ -146,7 +146,7 @@ def _problems(boxes: pd.DataFrame, reason: str, text: tuple[str, str]) -> Iterat
 
 
 def _read_csv(source: BoxSource, keys: Keys) -> pd.DataFrame:
-    frame = read_table(source.path, _WHAT)
+    frame = read_table(source.path, _WHAT, keys)
     for name in (*source.corners, source.label_column):
         require_column(frame, name, _WHAT)
     ids = source.id_column or best_column(frame, keys, _WHAT)

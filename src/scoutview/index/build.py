@@ -139,7 +139,9 @@ def _refuse_known_problems(out: Path, config: IndexConfig) -> None:
 def _refuse_others(out: Path) -> None:
     for path in (out, *out.parents):
         if path.is_file():
-            raise RunError(f"{path} is a file, but out must be a folder; choose a new or empty one.")
+            raise RunError(
+                f"{path} is a file, but out must be a folder; choose a new or empty one."
+            )
     ours = [out / "cohort.json", out / "private.parquet", out / BUILDING]
     if out.exists() and any(out.iterdir()) and not any(path.exists() for path in ours):
         raise RunError(f"{out} is not empty and not a cohort; choose a new folder, or empty it.")

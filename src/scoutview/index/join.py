@@ -4,22 +4,22 @@ Examples in errors are masked, because ids and file names are private.
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scoutview.base.errors import JoinError, masked
 from scoutview.index.parts import read_parts
 
 _EXAMPLES: Final = 3
 _SAMPLE: Final = 2000
-_TRUSTED: Final = 0.5
+_WRAPPED: Final = r'^="(.*)"$'
+TRUSTED: Final = 0.5
 """Share of ids that must match before a column is taken without being named."""
 
 KINDS: Final = ("path", "name", "stem", "image", "series", "study", "patient")
@@ -145,33 +145,22 @@ class Keys:
                 best = Match(kind, pairs, matched, values)
         return best
 
+    def kinds(self, values: Iterable[object]) -> list[set[str]]:
+        """Return for each value the kinds of id that it is in the cohort, none for most words."""
+        asked = list(map(str, values))
+        found: list[set[str]] = [set() for _ in asked]
+        for kind in KINDS:
+            keys = [_NORMAL.get(kind, str.strip)(value) for value in asked]
+            column = self.table(kind)["key"]
+            known = set(column[column.isin(keys)])
+            for place, key in enumerate(keys):
+                if key in known:
+                    found[place].add(kind)
+        return found
+
     def examples(self, kind: str = "name") -> list[str]:
         """Return masked ids of the cohort."""
         return _examples(self.table(kind)["key"])
-
-
-def read_table(path: Path, what: str) -> pd.DataFrame:
-    """Read a CSV, TSV or Parquet table with every value as text, "" where missing.
-
-    Raises:
-        JoinError: The table cannot be read; `what` names it, as "label table".
-    """
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = cast(pd.DataFrame, pq.read_table(path).to_pandas())
-            return frame.map(lambda value: "" if pd.isna(value) else str(value))
-        text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-        if path.suffix.lower() in (".tsv", ".tab"):
-            return pd.read_csv(path, sep="\t", **text)  # type: ignore[call-overload,no-any-return]
-        frame = pd.read_csv(path, **text)  # type: ignore[call-overload]
-        if len(frame.columns) == 1 and ";" in str(frame.columns[0]):
-            frame = pd.read_csv(path, sep=";", **text)  # type: ignore[call-overload]
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise JoinError(
-            f"The {what} could not be read ({type(error).__name__}); it must be a CSV, TSV or"
-            " Parquet file with a heading."
-        ) from error
-    return frame  # type: ignore[no-any-return]
 
 
 def require_column(frame: pd.DataFrame, name: str, what: str) -> None:
@@ -212,32 +201,38 @@ def best_column(frame: pd.DataFrame, keys: Keys, what: str) -> str:
     """
     scores = _scores(frame, keys)
     best = max(scores, key=lambda column: scores[column], default="")
-    if not best or scores[best] < _TRUSTED:
+    if not best or scores[best] < TRUSTED:
         raise _no_match(frame, keys, None, what)
     return best
 
 
 def _scores(frame: pd.DataFrame, keys: Keys) -> dict[str, float]:
-    """For each column, the share of its values, or of the images, that match: the larger one.
+    return {str(column): fits(frame[column], keys)[0] for column in frame.columns}
+
+
+def fits(values: pd.Series, keys: Keys) -> tuple[float, str]:
+    """Return the share of a column's values, or of the images, that match, the larger one; and how.
 
     A column of 0 and 1 may match the files `0.png` and `1.png` by accident; it counts for little,
     because repeated values count once and are set against all rows.
+
+    Returns:
+        The share, and what kind of id the values are, one of `KINDS`; "" if they match nothing.
     """
     images = max(1, len(keys.table("name")["image_id"].unique()))
-    scores = {}
-    for column in frame.columns:
-        distinct = frame[column].drop_duplicates()
-        distinct = distinct[distinct != ""].head(_SAMPLE)
-        found = keys.match(distinct)
-        reached = found.pairs["image_id"].nunique()
-        unique = min(1.0, reached / max(1, min(len(frame), _SAMPLE)))
-        scores[str(column)] = max(unique, reached / images) if found.matched else 0.0
-    return scores
+    distinct = values.drop_duplicates()
+    found = keys.match(distinct[distinct != ""].head(_SAMPLE))
+    reached = found.pairs["image_id"].nunique()
+    unique = min(1.0, reached / max(1, min(len(values), _SAMPLE)))
+    return (max(unique, reached / images) if found.matched else 0.0), found.kind
 
 
 def _no_match(frame: pd.DataFrame, keys: Keys, id_column: str | None, what: str) -> JoinError:
-    hint = _nearest(frame, keys, id_column, what)
-    hint = hint or "No column matches any id; check that table and images belong together."
+    hint = (
+        _rewritten(frame, keys, id_column)
+        or _nearest(frame, keys, id_column, what)
+        or "No column matches any id; check that table and images belong together."
+    )
     tried = f"column {id_column!r}" if id_column else "any column"
     shown = _examples(frame[id_column or frame.columns[0]])
     return JoinError(
@@ -245,6 +240,39 @@ def _no_match(frame: pd.DataFrame, keys: Keys, id_column: str | None, what: str)
         f" but do not. In the table: {', '.join(shown)}; in the cohort:"
         f" {', '.join(keys.examples())}. {hint}"
     )
+
+
+def _rewritten(frame: pd.DataFrame, keys: Keys, id_column: str | None) -> str:
+    """Say what Excel, or somebody for Excel, did to the ids, "" if that is not why they differ."""
+    zeroless = {
+        key.lstrip("0")
+        for kind in ("stem", "patient")
+        for key in keys.table(kind)["key"].map(_stem)
+    }
+    for column in [id_column] if id_column else map(str, frame.columns):
+        values = frame[column].drop_duplicates().str.strip().head(_SAMPLE)
+        if len(values) < max(3, TRUSTED * min(len(frame), _SAMPLE)):
+            continue  # no column of ids, or 0 and 1
+        unwrapped = values.str.replace(_WRAPPED, r"\1", regex=True)
+        if (unwrapped != values).any() and fits(unwrapped, keys)[0] >= TRUSTED:
+            return (
+                f'The ids of column {_heading(column, keys)} match without the =" and " around'
+                " them, which keep leading zeros in Excel; remove these from the table."
+            )
+        numbers = unwrapped.map(_stem)
+        same = numbers.str.isdecimal() & numbers.str.lstrip("0").isin(zeroless)
+        if same.mean() >= TRUSTED:
+            return (
+                f"The ids of column {_heading(column, keys)} have lost their leading zeros, as"
+                " happens when Excel opens a table; export it again, or import that column as text"
+                " and write the zeros."
+            )
+    return ""
+
+
+def _heading(column: str, keys: Keys) -> str:
+    """Show a column's name, unless it is an id: a table may have come without a heading."""
+    return repr(masked(column) if keys.kinds([column])[0] else column)
 
 
 def _nearest(frame: pd.DataFrame, keys: Keys, without: str | None, what: str) -> str:
@@ -255,8 +283,8 @@ def _nearest(frame: pd.DataFrame, keys: Keys, without: str | None, what: str) ->
         return ""
     near = max(scores, key=lambda column: scores[column])
     return (
-        f"Column {near!r} comes nearest ({scores[near]:.0%}); name it as id_column"
-        f" {written(what, f'id_column: {near}')}."
+        f"Column {_heading(near, keys)} comes nearest ({scores[near]:.0%}); name it as id_column"
+        f" {written(what, f'id_column: {_heading(near, keys)[1:-1]}')}."
     )
 
 

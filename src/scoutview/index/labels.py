@@ -20,12 +20,12 @@ from scoutview.index.join import (
     Keys,
     Match,
     match_table,
-    read_table,
     refuse_conflicts,
     require_column,
     written,
 )
 from scoutview.index.schema import INDEX
+from scoutview.index.tables import read_table
 
 _LOG = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def join_labels(source: LabelTable, keys: Keys) -> Joined:
     Raises:
         JoinError: No id matches, an image has two values, or a value is not known.
     """
-    frame = read_table(source.table, _WHAT)
+    frame = read_table(source.table, _WHAT, keys)
     match = match_table(frame, keys, source.id_column, _WHAT)
     labels, columns, ignored = _label_columns(frame, source, str(match.ids.name))
     kept = _kept_columns(frame, source, [str(match.ids.name), *columns])

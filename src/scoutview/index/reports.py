@@ -14,11 +14,11 @@ from scoutview.index.join import (
     Keys,
     Match,
     match_table,
-    read_table,
     refuse_conflicts,
     require_column,
     unmatched_problem,
 )
+from scoutview.index.tables import read_table
 
 _WHAT: Final = "report table"
 
@@ -40,7 +40,7 @@ def join_reports(
     Raises:
         JoinError: No id matches, or an image has two different reports.
     """
-    frame = _read_folder(source) if source.path.is_dir() else read_table(source.path, _WHAT)
+    frame = _read_folder(source) if source.path.is_dir() else read_table(source.path, _WHAT, keys)
     column = "text" if source.path.is_dir() else source.text_column
     id_column = "id" if source.path.is_dir() else source.id_column
     require_column(frame, column, _WHAT)
