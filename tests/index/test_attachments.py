@@ -12,7 +12,14 @@ from tests.index.dicoms import dataset, write_series
 from scoutview.base.errors import ConfigError, DataError, JoinError, RunError
 from scoutview.index.build import build_cohort
 from scoutview.index.cohort import Cohort
-from scoutview.index.config import BoxSource, IndexConfig, LabelmapFolder, LabelTable, ReportTable
+from scoutview.index.config import (
+    BoxSource,
+    HoldOut,
+    IndexConfig,
+    LabelmapFolder,
+    LabelTable,
+    ReportTable,
+)
 from scoutview.index.summary import render, summarise
 
 NIFTI = Path(__file__).parent.parent / "assets" / "nifti"
@@ -160,6 +167,19 @@ def test_joins__rows_without_an_image_are_counted_and_told(tmp_path, caplog):
         "matched 3 of 3 rows, 1 repeated",
     ):
         assert line in text
+
+
+def test_joins__a_hold_out_keeps_the_patients_of_a_table_together(tmp_path):
+    source = images(tmp_path / "s", [str(number) for number in range(40)])
+    rows = [f"{number},p{number % 10},{number % 2}" for number in range(40)]
+    (tmp_path / "l.csv").write_text("file,patient_id,sick\n" + "\n".join(rows))
+    (tmp_path / "m.csv").write_text("file,Patient,ill\n" + "\n".join(rows).replace("p", "q"))
+    tables = (LabelTable(table=tmp_path / "l.csv"), LabelTable(table=tmp_path / "m.csv"))
+    cohort = build(source, tmp_path / "c", labels=tables, split=HoldOut())
+    assert cohort.patient_ids_known
+    assert cohort.table.groupby("patient_id")["split"].nunique().tolist() == [1] * 10
+    patients = cohort.originals(list(cohort.table["image_id"]))["patient"]
+    assert set(patients) == {f"p{number}" for number in range(10)}, "the first table's"
 
 
 @pytest.fixture

@@ -299,6 +299,57 @@ def test_join__reads_patients_and_splits(tmp_path, keys):
         join_labels(table(tmp_path, "id,part\n001,holdout\n", split_column="part"), keys)
 
 
+@pytest.fixture
+def nameless(keys):
+    """Ids of images of which only the last has a patient."""
+    frame = keys.table("name")[["image_id"]].assign(name=NAMES, image="", series="", study="")
+    return Keys(frame.assign(patient=["", "", "", "P-2"]))
+
+
+@pytest.mark.parametrize("name", ["patient_id", "PatientID", "Patient ID", "subject", "pid"])
+def test_join__a_column_named_patient_is_taken_where_files_name_none(
+    tmp_path, nameless, caplog, name
+):
+    text = f"file,{name},sick\n001,0,1\n002,1,0\n003,nan,1\n004,1,0\n"
+    joined = join_labels(table(tmp_path, text), nameless)
+    assert joined.patients.to_dict() == {"i1": "0", "i2": "1"}, "nan is none; the last has its own"
+    assert [label.name for label in joined.labels] == ["sick"], "patients 0 and 1 are no label"
+    assert f"column '{name}' of the label table is taken as the patient of 2 images" in caplog.text
+    assert 'patient_column: "",' not in caplog.text
+    assert 'as labels: [{table: ..., patient_column: ""}]' in caplog.text
+    assert join_labels(table(tmp_path, text), nameless, known=("i1", "i2", "i3")).patients is None
+
+
+def test_join__a_column_named_patient_is_not_taken_where_it_is_not_wanted(tmp_path, keys, nameless):
+    text = "file,patient,subject,sick\n001,a,x,1\n002,a,y,0\n003,b,y,1\n"
+    assert join_labels(table(tmp_path, text), keys).patients is None, "files have patients"
+    for settings in ({"patient_column": ""}, {"keep": ("patient", "subject")}):
+        assert join_labels(table(tmp_path, text, **settings), nameless).patients is None
+    for settings in ({"patient_column": "subject"}, {"keep": ("patient",)}):
+        joined = join_labels(table(tmp_path, text, **settings), nameless)
+        assert joined.patients.to_list() == ["x", "y", "y"]
+    alone = join_labels(table(tmp_path, "file,patient\n001,a\n002,a\n"), nameless)
+    assert alone.patients.to_list() == ["a", "a"]
+    with pytest.raises(JoinError, match="No column of the label table holds 0 and 1"):
+        join_labels(table(tmp_path, "file,patient,grade\n001,a,x\n002,a,y\n"), nameless)
+    with pytest.raises(JoinError, match="No column of the label table holds 0 and 1"):
+        join_labels(table(tmp_path, "file,grade\n001,x\n", patient_column=""), nameless)
+    doubled = "file,subject,sick\n001,chest,1\n001,heart,1\n002,heart,0\n"
+    with pytest.raises(JoinError, match=r'different values of .*patient_column: ""'):
+        join_labels(table(tmp_path, doubled), nameless)
+
+
+def test_join__a_column_of_train_and_test_is_no_class(tmp_path, keys, caplog):
+    text = "file,sick,split,site\n001,1,train,a\n002,0,Val,b\n003,1,test,a\n004,0,train,b\n"
+    join_labels(table(tmp_path, text), keys)
+    assert "not taken as labels: split (train, val, test), site (2 classes)." in caplog.text
+    assert "split_column: split}] (instead of --labels), with --split source." in caplog.text
+    assert "name: split" not in caplog.text
+    caplog.clear()
+    join_labels(table(tmp_path, text, split_column="split"), keys)
+    assert "split_column" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("policy", "expected"), [("ones", 1.0), ("zeros", 0.0), ("ignore", np.nan)]
 )

@@ -116,7 +116,7 @@ def _source_labels(out: Attached, stems: Sequence[Path], names: dict[str, str]) 
 
 def _join_tables(out: Attached, config: IndexConfig, keys: Keys, key: bytes) -> None:
     for table in config.labels:
-        joined = join_labels(table, keys)
+        joined = join_labels(table, keys, out.patients)
         _add_labels(out, joined.labels, joined.columns)
         _add_kept(out, joined.kept)
         if joined.patients is not None:

@@ -50,7 +50,8 @@ class LabelTable(Config):
     """Columns of categories that are no labels, as a site or a year: kept as they are in the index,
     to split, stratify and choose by. Name none whose values must not be shared."""
     patient_column: str | None = None
-    """Column with patient ids, for files that carry none."""
+    """Column with patient ids, for files that carry none; None takes one that is called so, as
+    "Patient ID" or "subject", "" takes none."""
     split_column: str | None = None
     """Column with train, val or test."""
 

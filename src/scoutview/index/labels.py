@@ -5,7 +5,7 @@ name, "" where missing. What uncertain means is decided when targets are made, n
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -15,6 +15,16 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from scoutview.base.errors import DataError, JoinError, masked, unknown
+from scoutview.index.columns import (
+    MISSING,
+    SPLITS,
+    UNCERTAIN,
+    WORDS,
+    by_image,
+    found_patients,
+    patient_column,
+    told,
+)
 from scoutview.index.config import LabelColumn, LabelTable
 from scoutview.index.join import (
     Keys,
@@ -39,26 +49,12 @@ Policy = Annotated[
 ]
 """What an uncertain label counts as: present (ones, U-Ones), absent (zeros, U-Zeros) or missing."""
 
-UNCERTAIN: Final = -1.0
-
-_WORDS: Final = {
-    "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "positive": 1.0,
-    "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "negative": 0.0,
-    "-1": UNCERTAIN, "-1.0": UNCERTAIN, "u": UNCERTAIN, "uncertain": UNCERTAIN,
-    "": np.nan, "nan": np.nan, "na": np.nan, "n/a": np.nan, "none": np.nan, "null": np.nan,
-}  # fmt: skip
-_MISSING: Final = frozenset(word for word, value in _WORDS.items() if np.isnan(value))
 _BINARY: Final = ("0", "1", "-1", "u", "(empty)")
 _MOSTLY: Final = 0.5
 """Share of yes and no among the known cells above which a column is a label."""
 
 _MOST_CLASSES: Final = 200
-_FEW_CLASSES: Final = 20
 _LONGEST_CLASS: Final = 60
-_SPLITS: Final = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "dev": "val", "test": "test", "testing": "test", "": "",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -177,15 +173,26 @@ def from_source(values: dict[str, NDArray[np.float64]]) -> tuple[list[Label], pd
     return labels, pd.DataFrame(columns)
 
 
-def join_labels(source: LabelTable, keys: Keys) -> Joined:
+def join_labels(source: LabelTable, keys: Keys, known: Collection[str] = ()) -> Joined:
     """Read a label table and match it to the images.
+
+    Args:
+        source: The table.
+        keys: The original ids.
+        known: Images whose patient another table gave.
 
     Raises:
         JoinError: No id matches, an image has two values, or a value is not known.
     """
     frame = read_table(source.table, _WHAT, keys)
     match = match_table(frame, keys, source.id_column, _WHAT)
-    labels, columns, ignored = _label_columns(frame, source, str(match.ids.name))
+    found = None if source.patient_column is not None else patient_column(frame, source)
+    if found is None:
+        patients = by_image(frame, source.patient_column, match, keys)
+    else:
+        patients = found_patients(frame, found, match, keys, known)
+        source = source.model_copy(update={"patient_column": None if patients is None else found})
+    labels, columns, ignored = _label_columns(frame, source, str(match.ids.name), found)
     kept = _kept_columns(frame, source, [str(match.ids.name), *columns])
     for values in (*(columns[name] for name in columns), *(kept[name] for name in kept)):
         refuse_conflicts(match, values, frame, keys, _WHAT)
@@ -195,8 +202,8 @@ def join_labels(source: LabelTable, keys: Keys) -> Joined:
         labels=labels,
         columns=columns.iloc[once["row"]].set_axis(images, axis=0),
         kept=kept.iloc[once["row"]].set_axis(images, axis=0),
-        splits=_by_image(frame, source.split_column, match, keys, _SPLITS),
-        patients=_by_image(frame, source.patient_column, match, keys, None),
+        splits=by_image(frame, source.split_column, match, keys, SPLITS),
+        patients=patients,
         match=match,
         ignored=ignored,
     )
@@ -228,35 +235,10 @@ def _refuse_taken(name: str, what: str) -> None:
         )
 
 
-def _by_image(
-    frame: pd.DataFrame,
-    column: str | None,
-    match: Match,
-    keys: Keys,
-    words: dict[str, str] | None,
-) -> pd.Series | None:
-    if column is None:
-        return None
-    require_column(frame, column, _WHAT)
-    values = frame[column].str.strip()
-    if words is not None:
-        values = values.str.lower()
-        strange = values[~values.isin(list(words))]
-        if len(strange):
-            raise JoinError(
-                f"Column {column!r} of the label table must hold train, val or test; got"
-                f" {strange.nunique()} other words."
-            )
-        values = values.map(words)
-    refuse_conflicts(match, values, frame, keys, _WHAT)
-    once = match.pairs.drop_duplicates("image_id")
-    return values.iloc[once["row"]].set_axis(once["image_id"].to_numpy())
-
-
 def _label_columns(
-    frame: pd.DataFrame, source: LabelTable, id_column: str
+    frame: pd.DataFrame, source: LabelTable, id_column: str, found: str | None
 ) -> tuple[list[Label], pd.DataFrame, list[str]]:
-    taken = {id_column, source.patient_column, source.split_column, *source.keep}
+    taken = {id_column, found, source.patient_column, source.split_column, *source.keep}
     labels: list[Label] = []
     columns: dict[str, pd.Series] = {}
     others = frame.drop(columns=[name for name in taken if name in frame.columns])
@@ -270,14 +252,16 @@ def _label_columns(
             _refuse_taken(label.name, "label")
             labels.append(label)
             columns[label.name] = values.rename(label.name)
-    other = source.patient_column or source.split_column or source.keep
-    if not labels and not other:
+    # Who wrote no setting wants labels, unless patients are all that there is.
+    patients = source.patient_column
+    wrote = (patients and patients != found) or source.split_column or source.keep
+    if not labels and not wrote and (ignored or not patients):
         raise JoinError(
             "No column of the label table holds 0 and 1 (or -1, u), so none is taken by itself;"
-            f" name the label columns {written(_WHAT, 'columns: [...]')}. It has: {_told(frame)}"
+            f" name the label columns {written(_WHAT, 'columns: [...]')}. It has: {told(frame)}"
         )
     if ignored and not source.columns:
-        _LOG.warning("columns of the label table not taken as labels: %s", _told(others[ignored]))
+        _LOG.warning("columns of the label table not taken as labels: %s", told(others[ignored]))
     return labels, pd.DataFrame(columns, index=frame.index), ignored
 
 
@@ -290,38 +274,13 @@ def _binary_columns(others: pd.DataFrame) -> list[str]:
     chosen = []
     for name in map(str, others.columns):
         values = others[name].str.strip()
-        known = values[~values.str.lower().isin(list(_MISSING))]
+        known = values[~values.str.lower().isin(list(MISSING))]
         if len(known) and _fits_binary(known).mean() > _MOSTLY:
             column = LabelColumn(name=name, kind="binary")
             _refuse_unknown(values, _fits_binary, column, _BINARY, others)
-            if known.str.lower().map(_WORDS).nunique() > 1:  # one value tells nothing apart
+            if known.str.lower().map(WORDS).nunique() > 1:  # one value tells nothing apart
                 chosen.append(name)
     return chosen
-
-
-def _told(frame: pd.DataFrame) -> str:
-    """List columns, what they look like where that explains it, and how to take one."""
-    told, example = [], ""
-    for name in map(str, frame.columns):
-        values = frame[name].str.strip()
-        known = values[~values.str.lower().isin(list(_MISSING))]
-        count = known.nunique()
-        if known.str.lower().map(lambda word: str(_WORDS.get(word, word))).nunique() == 1:
-            told.append(f"{name} (one value)")
-        elif _like_classes(known):
-            told.append(f"{name} ({count} classes)")
-            example = (
-                example or f" Classes are taken by columns: [{{name: {name}, kind: multiclass}}]."
-            )
-        else:
-            told.append(name)
-    return f"{', '.join(told)}.{example}"
-
-
-def _like_classes(known: pd.Series) -> bool:
-    """Say whether cells are words without digits, which ids have, and each occurs about twice."""
-    few = 2 <= known.nunique() <= min(_FEW_CLASSES, len(known) // 2)
-    return few and not known.str.contains(r"\d").any()
 
 
 def _is_binary(values: pd.Series) -> bool:
@@ -340,7 +299,7 @@ def _read_column(
     if column.kind == "binary":
         words = values.str.lower()
         _refuse_unknown(values, _fits_binary, column, _BINARY, others)
-        return [(Label(column.name, "binary"), words.map(_WORDS).astype(np.float64))]
+        return [(Label(column.name, "binary"), words.map(WORDS).astype(np.float64))]
     if column.kind == "multilabel":
         return _read_multilabel(values, column, others)
     values = values.where(~values.str.lower().isin(["nan", "na", "n/a"]), "")
@@ -375,7 +334,7 @@ def _read_multilabel(
 
 
 def _fits_binary(values: pd.Series) -> pd.Series:
-    return values.str.lower().isin(list(_WORDS))
+    return values.str.lower().isin(list(WORDS))
 
 
 def _refuse_unknown(
@@ -401,7 +360,7 @@ def _nearest_label(fits: Callable[[pd.Series], pd.Series], others: pd.DataFrame)
     shares = {}
     for name in others:
         known = others[name].str.strip()
-        known = known[~known.str.lower().isin(list(_MISSING))]
+        known = known[~known.str.lower().isin(list(MISSING))]
         shares[str(name)] = float(fits(known).mean()) if len(known) else 0.0
     near = max(shares, key=lambda name: shares[name], default="")
     if not near or shares[near] == 0:

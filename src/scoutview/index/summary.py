@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scoutview.index.cohort import Cohort
-from scoutview.index.labels import UNCERTAIN
+from scoutview.index.columns import UNCERTAIN
 
 _MOST_ROWS: Final = 12
 
