@@ -91,8 +91,9 @@ def test_path__every_number_of_the_summary_is_scikit_learns(work):
 
 def test_path__headline_says_the_mean_auc_of_the_pretrained_arm(work):
     html = (work / "results" / "results.html").read_text(encoding="utf-8")
-    said = re.search(r"With 10.% of the labels, simclr reaches a test AUC of (0?\.\d+)", html)
-    assert said, "the headline names fraction, arm and AUC"
+    which = r"With 10.% of the labels \([\d,]+ images\), simclr"
+    said = re.search(which + r" reaches a test AUC of (0?\.\d+)", html)
+    assert said, "the headline names fraction, images, arm and AUC"
     assert float(said[1]) == pytest.approx(mean_auc(work / "study", "simclr", 0.1), abs=6e-4)
 
 
