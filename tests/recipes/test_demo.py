@@ -18,6 +18,7 @@ def test_demo__names_the_copies_shows_every_arm_and_goes_on(
         arrays[f"train_{kind}"][:4] = arrays[f"val_{kind}"][:4]
     np.savez(quarter_of_the_set, **arrays)
     monkeypatch.setattr(demo, "SAMPLES", 256)
+    monkeypatch.setattr(demo, "WARMUP_EPOCHS", 0.0)
     monkeypatch.setattr(demo, "SUPERVISED_SAMPLES", 64)
     monkeypatch.setattr(demo, "SEEDS", (0, 1))
     done = demo.run_demo(tmp_path / "demo")

@@ -35,11 +35,11 @@ def small_set(folder: Path, train: int) -> Path:
 @pytest.mark.timeout(300)
 def test_comparison__scores_every_run_once_and_keeps_it(tmp_path):
     cohort = small_set(tmp_path, train=80)
-    wanted = {"side": 28, "methods": ("simclr",), "seeds": (0,), "samples": BATCH}
+    wanted = {"side": 28, "methods": ("simclr",), "seeds": (0,), "samples": 2 * BATCH}
     lines = compare_methods(cohort, tmp_path / "out", **wanted)
     assert [line["method"] for line in lines] == ["untrained", "simclr"]
-    assert lines[1]["steps"] == 1
-    assert lines[1]["samples_seen"] == BATCH
+    assert lines[1]["steps"] == 2
+    assert lines[1]["samples_seen"] == 2 * BATCH
     assert lines[1]["peak_mb"] > 100
     for line in lines:
         assert line["error"] == ""

@@ -40,6 +40,7 @@ SAMPLES: Final = 23_040
 FULL_SAMPLES: Final = 100_000
 SUPERVISED_SAMPLES: Final = 7_040
 SEEDS: Final = (0, 1, 2, 3, 4)
+WARMUP_EPOCHS: Final = 1.0
 
 SMALL_NETWORK: Final = BackboneConfig(
     name="resnet18", small_stem=True, stage_widths=(16, 32, 64, 128), stage_depths=(1, 1, 1, 1)
@@ -153,7 +154,7 @@ def pretraining(method: str, samples: int, *, probe_every: int = 5) -> Pretraini
             batch_size=128,
             backbone=SMALL_NETWORK,
             optimizer=AdamWConfig(lr=1e-3, lr_per=None, weight_decay=1e-4),
-            schedule=CosineSchedule(warmup_epochs=1),
+            schedule=CosineSchedule(warmup_epochs=WARMUP_EPOCHS),
             precision="bf16-mixed",
             probe_every=probe_every,
         ),
