@@ -119,8 +119,8 @@ def fit_warmup(
     if written:
         check_warmup(schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     message = (
-        f"schedule.warmup_epochs lowered from {schedule.warmup_epochs:g} to {longest:g}, because"  # type: ignore[union-attr]
-        f" the training has {epochs:g} epochs."
+        f"schedule.warmup_epochs lowered from {schedule.warmup_epochs:g} to {longest:.3g}, because"  # type: ignore[union-attr]
+        f" the training has {epochs:.3g} epochs."
     )
     return schedule.model_copy(update={"warmup_epochs": longest}), [message]
 
