@@ -15,6 +15,7 @@ from scoutview.results.run import RunFolder
 from scoutview.train.config import FitConfig
 from scoutview.train.devices import start_fabric
 from scoutview.train.loop import fit
+from scoutview.train.preflight import fit_warmup
 
 STEPS, BATCH, IMAGES = 6, 8, 24
 
@@ -37,11 +38,14 @@ class Drawn:
 def train(name, folder, *, resume=False, die_at=None):
     torch.set_num_threads(1)
     method = small_config(name)
+    schedule, _ = fit_warmup(
+        method.schedule, total_steps=STEPS, steps_per_epoch=IMAGES // BATCH, written=False
+    )
     config = FitConfig(
         samples=STEPS * BATCH,
         batch_size=BATCH,
         optimizer=method.optimizer,
-        schedule=method.schedule,
+        schedule=schedule,
         accelerator="cpu",
         precision="bf16-mixed",
         log_every=2,

@@ -17,6 +17,7 @@ from scoutview.results.run import RunFolder
 from scoutview.train.config import FitConfig
 from scoutview.train.devices import start_fabric
 from scoutview.train.loop import fit
+from scoutview.train.preflight import fit_warmup
 
 STEPS, BATCH = 4, 8
 
@@ -44,11 +45,14 @@ class Parts:
 def train(folder: Path, name: str, devices: int, nodes: int, *, resume: bool = False):
     torch.set_num_threads(1)
     method = small_config(name)
+    schedule, _ = fit_warmup(
+        method.schedule, total_steps=STEPS, steps_per_epoch=2 * BATCH // BATCH, written=False
+    )
     config = FitConfig(
         samples=STEPS * BATCH,
         batch_size=BATCH,
         optimizer=method.optimizer,
-        schedule=method.schedule,
+        schedule=schedule,
         accelerator="cpu",
         devices=devices,
         num_nodes=nodes,
