@@ -27,7 +27,7 @@ from scoutview.base.errors import ConfigError, DataError, LeakageError, RunError
 from scoutview.data.samples import DataConfig
 from scoutview.methods.simclr import SimCLRConfig
 from scoutview.nn.backbones import BackboneConfig, build_backbone
-from scoutview.nn.optim_config import AdamConfig
+from scoutview.nn.optim_config import AdamConfig, CosineSchedule
 from scoutview.nn.probe_solvers import fit_linear_probe
 from scoutview.pixels.intensity import FullRange
 from scoutview.recipes.medmnist_resnet18 import medmnist_logistic_regression, medmnist_resnet18
@@ -595,3 +595,11 @@ def test_like_run__copies_view_grey_values_and_pixels_policy_where_the_user_is_s
     assert (found.data.where, found.data.split) == ("width > 1", None)
     written = like_run(TransferConfig(data=DataConfig(channel="grey")), run.path)
     assert (written.data.intensity, written.data.channel) == (FullRange(), "grey")
+
+
+def test_transfer__a_warmup_that_never_ends_is_refused_before_anything_is_written(cohort, tmp_path):
+    fit = FitConfig(epochs=2, batch_size=16, schedule=CosineSchedule(warmup_epochs=2))
+    config = TransferConfig(mode=fine_tune(fit=fit), **SHARED)
+    with pytest.raises(ConfigError, match=r"warmup_epochs must end before the training of 2"):
+        transfer(cohort, "classification", "random", tmp_path / "s", config)
+    assert not (tmp_path / "s").exists()

@@ -25,6 +25,7 @@ from scoutview.api.transfer_runs import (
     features_of,
     fit_classifier,
     fit_network,
+    fitted_config,
     pixels_of,
     predictions,
     remove_checkpoints,
@@ -188,6 +189,9 @@ def _prepare(start: Start, whole: Cohort, config: TransferConfig) -> _Arm:
     notes += seen_otherwise
     notes += seen_in_pretraining(start, part, images, blocks, config)
     cells = list(_cells(images, blocks, config))
+    if isinstance(config.mode, FineTune):
+        for cell in cells:  # what cannot be trained is said before anything is
+            fitted_config(config.mode, len(cell.train), cell.seed)
     shares = told_shares(images, blocks, cells)
     warnings = [*shares, *told_classes(images, blocks)]
     return _Arm(start, config, images, cells, [*notes, *shares], warnings, dropped)

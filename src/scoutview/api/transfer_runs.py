@@ -46,6 +46,7 @@ from scoutview.train.checkpoint import checkpoint_files, latest_checkpoint
 from scoutview.train.config import FitConfig
 from scoutview.train.devices import start_fabric
 from scoutview.train.loop import fit
+from scoutview.train.schedules import check_warmup
 from scoutview.views.pipeline import Views
 from scoutview.views.policy import EvalView, MultiCrop
 
@@ -312,7 +313,7 @@ def fitted_config(mode: FineTune, count: int, seed: int) -> FitConfig:
     """Give the run its seed, and a batch that is no larger than the label subset.
 
     Raises:
-        ConfigError: More than one process is asked for.
+        ConfigError: More than one process is asked for, or the warm-up never ends.
     """
     if mode.fit.world > 1:
         raise ConfigError(
@@ -323,6 +324,11 @@ def fitted_config(mode: FineTune, count: int, seed: int) -> FitConfig:
     if count < config.batch_size:
         lowered = max(config.accumulate, count - count % config.accumulate)
         config = config.model_copy(update={"batch_size": lowered})
+    check_warmup(
+        config.schedule,
+        total_steps=config.total_steps(count),
+        steps_per_epoch=config.steps_per_epoch(count),
+    )
     return config
 
 
