@@ -55,7 +55,7 @@ def main() -> None:
             seeds=arguments.seeds,
         )
         lines += [{"data": name, **line} for line in found]
-        write(pd.DataFrame(lines))
+        write(pd.DataFrame(lines, columns=list(max(lines, key=len))))  # a fixed order
 
 
 def write(runs: pd.DataFrame) -> None:
