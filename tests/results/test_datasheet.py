@@ -54,6 +54,18 @@ def test_data_sheet__names_dropped_copies():
     assert dict(sheet.facts)["patients"] == "not known"
 
 
+def test_data_sheet__tells_once_what_several_studies_dropped():
+    one = {"split": "train", "of_split": "val", "kind": "exact", "image_ids": ["a", "b"]}
+    more, near = one | {"image_ids": ["b", "c"]}, one | {"kind": "near", "image_ids": ["c"]}
+    dropped = [one, more, one, near]
+    sheet = data_sheet(TABLE, LABELS, patient_ids_known=False, dropped=dropped, searched=True)
+    assert [sentence.split(" copies")[0] for sentence in sheet.duplicates] == [
+        "3 images of train are exact",
+        "1 images of train are near",
+    ]
+    assert sheet.duplicate_ids == ("a (train)", "b (train)", "c (train)")
+
+
 def test_data_sheet__says_whether_copies_were_searched_for():
     searched = data_sheet(TABLE, LABELS, patient_ids_known=True, searched=True)
     not_searched = data_sheet(TABLE, LABELS, patient_ids_known=True)

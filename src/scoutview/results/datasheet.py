@@ -142,15 +142,18 @@ def _matching(column: pd.Series, value: object) -> int:
 def _duplicates(
     dropped: Sequence[Mapping[str, Any]], searched: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    sentences, names = [], []
+    found: dict[tuple[str, str, str], dict[str, None]] = {}  # studies of one cohort tell the same
     for entry in dropped:
-        ids = list(entry["image_ids"])
-        kind = "exact copies" if entry["kind"] == "exact" else "near copies"
-        sentences.append(
-            f"{len(ids)} images of {entry['split']} are {kind} of images of {entry['of_split']};"
-            f" they were dropped from {entry['split']}."
-        )
-        names += [f"{name} ({entry['split']})" for name in ids]
+        place = (entry["split"], entry["of_split"], entry["kind"])
+        found.setdefault(place, {}).update(dict.fromkeys(entry["image_ids"]))
+    sentences = [
+        f"{len(ids)} images of {split} are {kind} copies of images of {other}; they were dropped"
+        f" from {split}."
+        for (split, other, kind), ids in found.items()
+    ]
+    names = dict.fromkeys(
+        f"{name} ({split})" for (split, _, _), ids in found.items() for name in ids
+    )
     if not sentences:
         sentences.append(
             "No copies were found between the splits."
