@@ -79,20 +79,15 @@ def fit_batch(config: C, dataset_size: int) -> tuple[C, list[str]]:
 
     Returns:
         The configuration, and a message if it changed.
-
-    Raises:
-        ConfigError: The training set is smaller than the parts that a batch is divided into.
     """
     if "batch_size" in config.model_fields_set or config.batch_size <= dataset_size:
         return config, []
     size = 2 ** (max(dataset_size, 1).bit_length() - 1)
-    lowered = config.model_copy(update={"batch_size": size})
-    assert lowered.part_size >= 1
     message = (
         f"batch_size lowered from {config.batch_size} to {size}, because there are"
         f" {dataset_size} training images."
     )
-    return lowered, [message]
+    return config.model_copy(update={"batch_size": size}), [message]
 
 
 def fit_warmup(
@@ -112,12 +107,13 @@ def fit_warmup(
     Raises:
         ConfigError: The user wrote a warm-up as long as the training.
     """
-    warmup, half = warmup_steps(schedule, steps_per_epoch), total_steps // 2
-    if warmup <= half or (written and warmup < total_steps):
-        return schedule, []
-    longest, epochs = half / steps_per_epoch, total_steps / steps_per_epoch
     if written:
         check_warmup(schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return schedule, []
+    half = total_steps // 2
+    if warmup_steps(schedule, steps_per_epoch) <= half:
+        return schedule, []
+    longest, epochs = half / steps_per_epoch, total_steps / steps_per_epoch
     message = (
         f"schedule.warmup_epochs lowered from {schedule.warmup_epochs:g} to {longest:.3g}, because"  # type: ignore[union-attr]
         f" the training has {epochs:.3g} epochs."

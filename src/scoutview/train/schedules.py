@@ -198,7 +198,7 @@ def check_warmup(config: ScheduleConfig, *, total_steps: int, steps_per_epoch: i
         ConfigError: The warm-up is as long as the training.
     """
     warmup = warmup_steps(config, steps_per_epoch)
-    if warmup >= max(total_steps, 1) and warmup > 0:
+    if warmup and warmup >= total_steps:
         most = (total_steps - 1) / steps_per_epoch
         raise ConfigError(
             f"schedule.warmup_epochs must end before the training of"
